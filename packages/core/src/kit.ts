@@ -1,0 +1,9 @@
+/** `@waybill/core/adapter`: everything that the author of an adapter imports. */
+export type * from './adapter.ts';
+export { type Clock, sleep, systemClock, type Timer } from './clock.ts';
+export { type Duration, duration } from './duration.ts';
+export * from './errors.ts';
+export { type Logger, silent } from './logger.ts';
+export { checkName, nameMaker, splitName } from './names.ts';
+export { type BrokerUrl, checkOptions, hidePassword, param, parseBrokerUrl, readParams } from './url.ts';
+export * from './wire.ts';
