@@ -1,0 +1,141 @@
+import { createHash } from 'node:crypto';
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { imageExists, imageLabel, pullImage } from './docker.ts';
+import type { Installer } from './engine.ts';
+import { type BrokerImage, type BuildRecipe, chosenImage } from './images.ts';
+import { messageOf, run, SetupError, type Step } from './run.ts';
+
+const IMAGES = fileURLToPath(new URL('../../images/', import.meta.url));
+/** Ignored by git: jars do not belong into a repository. */
+const CACHE = fileURLToPath(new URL('../../../.cache/images/', import.meta.url));
+/** On images built here: what they were built from, so that a changed Dockerfile is built again. */
+const SOURCE_LABEL = 'waybill.source';
+
+export interface Builder {
+  /**
+   * Sees to it that the image that `resolveImage` would name is on this machine: pulled, or built where it cannot be.
+   * @throws SetupError that says why neither worked and what to do
+   */
+  ensure(image: BrokerImage): Promise<string>;
+}
+
+export function imageBuilder(installing: Installer, step: Step): Builder {
+  const bases = new Map<string, Promise<void>>();
+  const ensureBase = (debian: BuildRecipe['debian']): Promise<void> => {
+    const base = bases.get(debian) ?? makeBase(debian, installing, step);
+    bases.set(debian, base);
+    return base;
+  };
+
+  const build = async (image: BrokerImage, source: string): Promise<void> => {
+    const [context] = await Promise.all([buildContext(image.build, installing, step), ensureBase(image.build.debian)]);
+    const label = `${SOURCE_LABEL}=${source}`;
+    await step(`built ${image.local}`, () =>
+      run('docker', ['build', '--quiet', '--label', label, '--tag', image.local, context]),
+    );
+  };
+
+  return {
+    async ensure(image) {
+      const chosen = chosenImage(image);
+      if (chosen !== undefined) return pullChosen(image, chosen, step);
+      const source = fingerprint(image.build);
+      const built = await imageLabel(image.local, SOURCE_LABEL);
+      if (built === source) return image.local;
+      if (built === undefined) {
+        const failure = await pullUnlessThere(image.official, step);
+        if (failure === undefined) return image.official;
+        console.error(`${image.official} cannot be pulled here, so it is built from packages: ${failure}`);
+      }
+      await build(image, source);
+      return image.local;
+    },
+  };
+}
+
+async function pullChosen(image: BrokerImage, chosen: string, step: Step): Promise<string> {
+  const failure = await pullUnlessThere(chosen, step);
+  if (failure === undefined) return chosen;
+  throw new SetupError(`${image.setting}=${chosen} is neither on this machine nor can it be pulled: ${failure}`);
+}
+
+/** Gives the reason when the image is not there and cannot be had. */
+async function pullUnlessThere(name: string, step: Step): Promise<string | undefined> {
+  if (await imageExists(name)) return undefined;
+  try {
+    await step(`pulled ${name}`, () => pullImage(name));
+    return undefined;
+  } catch (error) {
+    return messageOf(error).split('\n').at(-1);
+  }
+}
+
+function fingerprint(recipe: BuildRecipe): string {
+  const hash = createHash('sha256').update(JSON.stringify(recipe));
+  const folder = join(IMAGES, recipe.folder);
+  for (const file of readdirSync(folder).sort()) hash.update(file).update(readFileSync(join(folder, file)));
+  return hash.digest('hex');
+}
+
+/** Makes Debian's slim base image with the mirror that this machine's own packages come from. */
+async function makeBase(debian: string, installing: Installer, step: Step): Promise<void> {
+  const tag = `debian:${debian}-slim`;
+  if ((await pullUnlessThere(tag, step)) === undefined) return;
+  await installing.need(['debootstrap'], `which makes ${tag} where it cannot be pulled`);
+  await step(`made ${tag}`, () => bootstrap(debian, tag));
+}
+
+async function bootstrap(debian: string, tag: string): Promise<void> {
+  const mirror = await debianMirror();
+  const root = mkdtempSync(join(tmpdir(), `waybill-${debian}-`));
+  try {
+    await run('debootstrap', ['--variant=minbase', debian, root, mirror]);
+    const pack =
+      'tar -C "$1" --exclude="./var/cache/apt/archives/*.deb" --exclude="./var/lib/apt/lists/*" -c . | docker import - "$2"';
+    await run('bash', ['-o', 'pipefail', '-c', pack, 'bash', root, tag]);
+  } finally {
+    // A failed debootstrap can leave its /proc mounted in there.
+    await run('rm', ['-rf', '--one-file-system', root]);
+  }
+}
+
+async function debianMirror(): Promise<string> {
+  const format = '$(LABEL) $(REPO_URI)';
+  const targets = await run('apt-get', ['indextargets', '--format', format, 'Identifier: Packages']);
+  const mirror = /^Debian (\S+)$/m.exec(targets)?.[1];
+  if (mirror !== undefined) return mirror;
+  throw new SetupError('No Debian mirror is known to apt: run `apt-get update` first.');
+}
+
+/** The folder that `docker build` is given: the recipe's own, or a copy of it with the jars beside. */
+async function buildContext(recipe: BuildRecipe, installing: Installer, step: Step): Promise<string> {
+  const folder = join(IMAGES, recipe.folder);
+  if (recipe.jars === undefined) return folder;
+  const context = join(CACHE, `${recipe.folder}-${recipe.jars}`);
+  mkdirSync(context, { recursive: true });
+  cpSync(folder, context, { recursive: true });
+  await fetchJars(recipe.jars, folder, join(context, 'libs'), installing, step);
+  return context;
+}
+
+/** On the host, because a build has neither its Maven settings nor its certificates. */
+async function fetchJars(
+  version: string,
+  folder: string,
+  libs: string,
+  installing: Installer,
+  step: Step,
+): Promise<void> {
+  if (existsSync(libs)) return;
+  await installing.need(['mvn'], "which fetches Kafka's jars where its image cannot be pulled");
+  // Only a complete folder gets the final name: an interrupted download must not pass for one.
+  const partial = `${libs}.partial`;
+  rmSync(partial, { recursive: true, force: true });
+  const settings = [`-Dkafka.version=${version}`, `-DoutputDirectory=${partial}`];
+  const args = ['-q', '-B', '-f', join(folder, 'pom.xml'), ...settings, 'dependency:copy-dependencies'];
+  await step(`fetched the jars of Kafka ${version}`, () => run('mvn', args));
+  renameSync(partial, libs);
+}

@@ -1,0 +1,103 @@
+import { imageExists } from './docker.ts';
+import { SetupError } from './run.ts';
+
+export type BrokerName = 'rabbitmq' | 'kafka';
+
+/** One version of one broker, and where its image comes from. */
+export interface BrokerImage {
+  readonly broker: BrokerName;
+  readonly version: string;
+  /** What a machine with a registry pulls. */
+  readonly official: string;
+  /** The tag under which a machine without one builds it. */
+  readonly local: string;
+  /** The environment variable that puts another image in its place. */
+  readonly setting: string;
+  readonly build: BuildRecipe;
+}
+
+export interface BuildRecipe {
+  /** Below `conformance-tests/images/`. */
+  readonly folder: string;
+  readonly debian: 'trixie' | 'bookworm';
+  /** The version of the jars that Maven fetches, from the folder's pom.xml. */
+  readonly jars?: string;
+}
+
+/** The first version of a broker is its default. */
+export const brokerImages: readonly BrokerImage[] = [
+  {
+    broker: 'rabbitmq',
+    version: '4.0',
+    official: 'rabbitmq:4.0-management',
+    local: 'waybill/rabbitmq:4.0',
+    setting: 'WAYBILL_RABBITMQ_IMAGE',
+    build: { folder: 'rabbitmq', debian: 'trixie' },
+  },
+  {
+    broker: 'rabbitmq',
+    version: '3.10',
+    official: 'rabbitmq:3.10-management',
+    local: 'waybill/rabbitmq:3.10',
+    setting: 'WAYBILL_RABBITMQ_3_10_IMAGE',
+    build: { folder: 'rabbitmq-3.10', debian: 'bookworm' },
+  },
+  {
+    broker: 'kafka',
+    version: '4.3',
+    official: 'apache/kafka:4.3.1',
+    local: 'waybill/kafka:4.3',
+    setting: 'WAYBILL_KAFKA_IMAGE',
+    build: { folder: 'kafka', debian: 'trixie', jars: '4.3.1' },
+  },
+  {
+    broker: 'kafka',
+    version: '4.1',
+    official: 'apache/kafka:4.1.0',
+    local: 'waybill/kafka:4.1',
+    setting: 'WAYBILL_KAFKA_4_1_IMAGE',
+    build: { folder: 'kafka', debian: 'trixie', jars: '4.1.0' },
+  },
+];
+
+/**
+ * The image of a broker's version; without a version that of `WAYBILL_RABBITMQ_VERSION` (`…KAFKA…`), which lets a
+ * whole test run go against another version, and else the default.
+ * @throws SetupError for an unknown broker or version, with the ones there are
+ */
+export function brokerImage(broker: string, version?: string): BrokerImage {
+  const wanted = version ?? (process.env[`WAYBILL_${broker.toUpperCase()}_VERSION`] || undefined);
+  const found = brokerImages.find((image) => image.broker === broker && (wanted ?? image.version) === image.version);
+  if (found !== undefined) return found;
+  const known = brokerImages.map((image) => `${image.broker}@${image.version}`).join(', ');
+  throw new SetupError(
+    `There is no image for ${broker}${wanted === undefined ? '' : `@${wanted}`}; there are ${known}.`,
+  );
+}
+
+/** Reads `rabbitmq,kafka@4.1`; nothing means every broker in its default version. */
+export function selectImages(only: string | undefined): readonly BrokerImage[] {
+  const names = only?.split(',') ?? [...new Set(brokerImages.map((image) => image.broker))];
+  return [
+    ...new Set(
+      names.map((name) => {
+        const [broker = '', version] = name.trim().split('@');
+        return brokerImage(broker, version);
+      }),
+    ),
+  ];
+}
+
+export function isDefaultVersion(image: BrokerImage): boolean {
+  return brokerImages.find(({ broker }) => broker === image.broker) === image;
+}
+
+/** The image named by its setting, if any. */
+export function chosenImage(image: BrokerImage): string | undefined {
+  return process.env[image.setting] || undefined;
+}
+
+/** What to start: the image of the setting, or the one built on this machine, or the official one. */
+export async function resolveImage(image: BrokerImage): Promise<string> {
+  return chosenImage(image) ?? ((await imageExists(image.local)) ? image.local : image.official);
+}

@@ -1,0 +1,67 @@
+import type { BrokerName } from './images.ts';
+import { type Address, type Probe, probeKafka, probeRabbitmq } from './probe.ts';
+
+/** What the container of a broker needs and offers, the same for the official image and for ours. */
+export interface BrokerKind {
+  /** The port that a person expects. */
+  readonly defaultPort: number;
+  /** The environment variable that moves it, for machines where something else has it. */
+  readonly portSetting: string;
+  readonly management?: { readonly port: number; readonly portSetting: string };
+  /** The port inside the container for a given one outside. */
+  containerPort(port: number): number;
+  environment(at: Address): Readonly<Record<string, string>>;
+  url(at: Address): string;
+  readonly probe: Probe;
+}
+
+export const brokerKinds: Readonly<Record<BrokerName, BrokerKind>> = {
+  rabbitmq: {
+    defaultPort: 5672,
+    portSetting: 'WAYBILL_RABBITMQ_PORT',
+    management: { port: 15672, portSetting: 'WAYBILL_RABBITMQ_MANAGEMENT_PORT' },
+    containerPort: () => 5672,
+    environment: () => ({}),
+    url: ({ host, port }) => `amqp://guest:guest@${host}:${port}`,
+    probe: probeRabbitmq,
+  },
+  kafka: {
+    defaultPort: 9092,
+    portSetting: 'WAYBILL_KAFKA_PORT',
+    // The same inside as outside: then the advertised address also serves the tools that run in the container.
+    containerPort: (port) => port,
+    environment: kafkaEnvironment,
+    url: ({ host, port }) => `kafka://${host}:${port}`,
+    probe: probeKafka,
+  },
+};
+
+/** The settings of one KRaft node, in the way the official image takes them: `KAFKA_A_B` is `a.b`. */
+export function kafkaEnvironment({ host, port }: Address): Readonly<Record<string, string>> {
+  const controller = 19_093;
+  return {
+    KAFKA_NODE_ID: '1',
+    KAFKA_PROCESS_ROLES: 'broker,controller',
+    KAFKA_CONTROLLER_QUORUM_VOTERS: `1@localhost:${controller}`,
+    KAFKA_CONTROLLER_LISTENER_NAMES: 'CONTROLLER',
+    KAFKA_LISTENERS: `PLAINTEXT://:${port},CONTROLLER://:${controller}`,
+    KAFKA_ADVERTISED_LISTENERS: `PLAINTEXT://${host}:${port}`,
+    KAFKA_LISTENER_SECURITY_PROTOCOL_MAP: 'CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT',
+    KAFKA_LOG_DIRS: '/var/lib/kafka/data',
+    // One node holds every replica; few partitions make internal topics quick to create.
+    KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR: '1',
+    KAFKA_OFFSETS_TOPIC_NUM_PARTITIONS: '4',
+    KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR: '1',
+    KAFKA_TRANSACTION_STATE_LOG_MIN_ISR: '1',
+    KAFKA_TRANSACTION_STATE_LOG_NUM_PARTITIONS: '4',
+    KAFKA_SHARE_COORDINATOR_STATE_TOPIC_REPLICATION_FACTOR: '1',
+    KAFKA_SHARE_COORDINATOR_STATE_TOPIC_MIN_ISR: '1',
+    KAFKA_SHARE_COORDINATOR_STATE_TOPIC_NUM_PARTITIONS: '4',
+    // By default a new group waits 3 s for members that may still come.
+    KAFKA_GROUP_INITIAL_REBALANCE_DELAY_MS: '0',
+    // A killed broker may not come back before its old session has ended: 9 s by default.
+    KAFKA_BROKER_SESSION_TIMEOUT_MS: '3000',
+    KAFKA_BROKER_HEARTBEAT_INTERVAL_MS: '500',
+    KAFKA_HEAP_OPTS: '-Xmx512m',
+  };
+}

@@ -1,0 +1,72 @@
+import type { AnyTopic, Bus } from '@waybill/core';
+import { WaybillError } from '@waybill/core';
+import { show } from './eventually.ts';
+
+/** The whole numbers from `first` to `last`. */
+export function range(first: number, last: number): number[] {
+  return Array.from({ length: Math.max(0, last - first + 1) }, (_, i) => first + i);
+}
+
+/** Publishes all of these at once; resolves when all are stored. */
+export async function publishAll(bus: Bus, topic: AnyTopic | string, data: readonly unknown[]): Promise<void> {
+  const results = await bus.publishBatch(
+    topic,
+    data.map((one) => ({ data: one })),
+  );
+  for (const result of results) if (!result.ok) throw result.error;
+}
+
+/** A promise that is opened by hand. */
+export interface Gate {
+  readonly opened: Promise<void>;
+  open(): void;
+}
+
+export function gate(): Gate {
+  let open = (): void => {};
+  const opened = new Promise<void>((resolve) => {
+    open = resolve;
+  });
+  return { opened, open };
+}
+
+export function sorted(numbers: readonly number[]): number[] {
+  return [...numbers].sort((a, b) => a - b);
+}
+
+/** What stands more than once in a list. */
+export function doubles<T>(list: readonly T[]): T[] {
+  return [...new Set(list.filter((one, i) => list.indexOf(one) !== i))];
+}
+
+/** Resolves with the error of a call that must fail, also when it throws instead of rejecting. */
+export async function failure(call: () => unknown): Promise<unknown> {
+  let result: unknown;
+  try {
+    result = await call();
+  } catch (error) {
+    return error;
+  }
+  throw new Error(`an error was due; it went well instead, with ${show(result)}`);
+}
+
+/**
+ * The error of a call that must fail with this code; `holds` are further fields.
+ *
+ * @throws Error with what came instead
+ */
+export async function failureWith(
+  code: WaybillError['code'],
+  call: () => unknown,
+  holds: Readonly<Record<string, unknown>> = {},
+): Promise<WaybillError & Readonly<Record<string, unknown>>> {
+  const error = await failure(call);
+  const seen = error as WaybillError & Readonly<Record<string, unknown>>;
+  const fits = (expected: unknown, value: unknown): boolean =>
+    expected instanceof RegExp ? expected.test(String(value)) : expected === value;
+  const wrong = Object.keys(holds).filter((name) => !fits(holds[name], seen[name]));
+  if (!WaybillError.is(error, code) || wrong.length > 0) {
+    throw new Error(`an error ${code} ${show(holds)} was due; seen: ${show(error)}`);
+  }
+  return seen;
+}

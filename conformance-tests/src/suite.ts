@@ -1,0 +1,63 @@
+import { afterAll, beforeAll, describe, test } from 'vitest';
+import { type Bench, openBench } from './bench.ts';
+import { type ContractId, promises } from './contract.ts';
+import type { AdapterUnderTest } from './harness.ts';
+import { runBehaviour, selectBehaviours, timeoutOf } from './run.ts';
+import type { Behaviour } from './scenario.ts';
+
+declare module 'vitest' {
+  interface TaskMeta {
+    /** What the report of a run is made of. */
+    waybill?: { readonly adapter: string; readonly id: string; unsupported?: string };
+  }
+}
+
+export interface SuiteOptions {
+  /** Default: all. */
+  readonly ids?: readonly ContractId[];
+}
+
+/** Cleaning up after a test comes out of its time too. */
+const CLEAN_UP = 30_000;
+const START_WITHIN = 180_000;
+
+/**
+ * Registers the contract's tests for an adapter with vitest: tests that do not disturb each other run side by side,
+ * then those that measure time, at the end those that stop the broker.
+ */
+export function defineConformanceSuite(adapter: AdapterUnderTest, options: SuiteOptions = {}): void {
+  const selected = selectBehaviours(options.ids);
+  let bench: Bench | undefined;
+
+  const register = (behaviour: Behaviour): void => {
+    const { id, facet } = behaviour;
+    test(`${id} ${facet}`, { timeout: timeoutOf(behaviour, adapter.lease) + CLEAN_UP }, async ({ task }) => {
+      task.meta.waybill = { adapter: adapter.name, id };
+      if (bench === undefined) throw new Error(`${adapter.name} did not start`);
+      const reason = await runBehaviour(bench, behaviour);
+      if (reason !== undefined) task.meta.waybill.unsupported = reason;
+    });
+  };
+
+  describe(adapter.name, () => {
+    beforeAll(async () => {
+      bench = await openBench(adapter);
+    }, START_WITHIN);
+    afterAll(async () => {
+      await bench?.broker.dispose();
+    }, START_WITHIN);
+
+    describe.concurrent('side by side', () => {
+      selected.filter(({ options: { disruptive, timing } }) => !disruptive && !timing).forEach(register);
+      for (const { id, title, pending } of promises) {
+        if (pending !== undefined && (options.ids ?? [id]).includes(id)) test.todo(`${id} ${title}: ${pending}`);
+      }
+    });
+    describe.sequential('measured alone', () => {
+      selected.filter(({ options: { disruptive, timing } }) => !disruptive && timing).forEach(register);
+    });
+    describe.sequential('with the broker stopped', () => {
+      selected.filter(({ options: { disruptive } }) => disruptive).forEach(register);
+    });
+  });
+}

@@ -1,0 +1,468 @@
+import { randomUUID } from 'node:crypto';
+import type {
+  Capabilities,
+  Connection,
+  ConnectionEvents,
+  GroupRef,
+  Lag,
+  Position,
+  ProvisionItem,
+  Topology,
+} from './adapter.ts';
+import { type Clock, sleep } from './clock.ts';
+import { type Codec, jsonCodec } from './codec.ts';
+import { withDiagnostics, withMiddleware } from './compose.ts';
+import { type DeadLetters, deadLettersOf } from './dead-letters.ts';
+import { duration } from './duration.ts';
+import { ClosedError, ConfigError, PublishTimeoutError, UnsupportedError, WaybillError } from './errors.ts';
+import type { Logger } from './logger.ts';
+import type { ReceivedMessage } from './message.ts';
+import { checkName } from './names.ts';
+import { PublishQueue } from './publisher.ts';
+import { Stream } from './stream.ts';
+import { compileSubscribeOptions } from './subscribe-options.ts';
+import { Member } from './subscription.ts';
+import { type AnyTopic, type Consumer, isConsumer, resolveTopic, type TopicDefinition } from './topic.ts';
+import { Topics } from './topics.ts';
+import type {
+  BatchHandler,
+  BatchOptions,
+  Bus,
+  BusOptions,
+  CloseOptions,
+  Handler,
+  Health,
+  MessageStream,
+  NativeClients,
+  Outgoing,
+  ProvisionPlanItem,
+  PublishOptions,
+  PublishResult,
+  Receipt,
+  SubscribeOptions,
+  Subscription,
+} from './types.ts';
+import { checkOrder, encodeMessage } from './validate.ts';
+
+export interface BusSetup {
+  readonly adapter: string;
+  readonly connection: Connection;
+  readonly options: BusOptions;
+  readonly clock: Clock;
+  readonly logger: Logger;
+  readonly publishTimeout: number;
+  readonly maxPendingPublishes: number;
+  readonly topology: Topology;
+}
+
+type State = 'open' | 'draining' | 'closed';
+
+/** The bus over an open connection. */
+export class ConnectedBus implements Bus, ConnectionEvents {
+  readonly closed: Promise<void>;
+  readonly #setup: BusSetup;
+  readonly #connection: Connection;
+  readonly #codec: Codec;
+  readonly #queue: PublishQueue;
+  readonly #topics: Topics;
+  readonly #members = new Map<string, Member>();
+  readonly #reserved = new Set<string>();
+  #state: State = 'open';
+  #closing: Promise<void> | undefined;
+  #interruption: WaybillError | undefined;
+  /** When the last delayed publish of this bus is due, in wall time. */
+  #dueUntil = 0;
+  #endClosed: () => void;
+
+  constructor(setup: BusSetup) {
+    this.#setup = setup;
+    this.#connection = setup.connection;
+    this.#codec = setup.options.codec ?? jsonCodec;
+    this.#queue = new PublishQueue({
+      adapter: setup.adapter,
+      publish: (batch) => setup.connection.publish(batch),
+      capabilities: setup.connection.capabilities,
+      clock: setup.clock,
+      publishTimeout: setup.publishTimeout,
+      maxPending: setup.maxPendingPublishes,
+    });
+    this.#topics = new Topics({
+      adapter: setup.adapter,
+      connection: setup.connection,
+      topology: setup.topology,
+      clock: setup.clock,
+      patience: setup.publishTimeout,
+    });
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.closed = promise;
+    this.#endClosed = resolve;
+  }
+
+  get capabilities(): Capabilities {
+    return this.#connection.capabilities;
+  }
+
+  async publish<T extends AnyTopic | string>(topic: T, data: unknown, options: PublishOptions = {}): Promise<Receipt> {
+    const definition = resolveTopic(topic);
+    const middleware = this.#setup.options.middleware?.publish;
+    if (middleware === undefined || middleware.length === 0) return this.#publish(definition, data, options);
+    return this.#publishThrough(middleware, definition, data, options);
+  }
+
+  publishBatch<T extends AnyTopic | string>(
+    topic: T,
+    items: readonly ({ readonly data: unknown } & PublishOptions)[],
+  ): Promise<PublishResult[]> {
+    return Promise.all(
+      items.map(async ({ data, ...options }): Promise<PublishResult> => {
+        try {
+          return { ok: true, receipt: await this.publish(topic, data, options) };
+        } catch (error) {
+          if (WaybillError.is(error)) return { ok: false, error };
+          throw error;
+        }
+      }),
+    );
+  }
+
+  subscribe<T extends AnyTopic | string>(
+    topic: T,
+    options: SubscribeOptions,
+    handler: Handler<T>,
+  ): Promise<Subscription>;
+  subscribe(consumer: Consumer): Promise<Subscription>;
+  async subscribe(
+    topic: AnyTopic | string | Consumer,
+    options?: SubscribeOptions,
+    handler?: (message: never) => unknown,
+  ): Promise<Subscription> {
+    if (isConsumer(topic)) return this.subscribe(topic.topic, topic.options, topic.handler);
+    checkHandler(handler);
+    checkNoBatch(options);
+    return this.#join(topic, options as SubscribeOptions, ([message]) => handler(message as never), false);
+  }
+
+  async subscribeBatch<T extends AnyTopic | string>(
+    topic: T,
+    options: SubscribeOptions & BatchOptions,
+    handler: BatchHandler<T>,
+  ): Promise<Subscription> {
+    checkHandler(handler);
+    if (options?.batch === undefined) throw new ConfigError('batch', 'is needed: { size, wait? }');
+    return this.#join(topic, options, (messages, signal) => handler(messages as never, signal as AbortSignal), false);
+  }
+
+  async messages<T extends AnyTopic | string>(topic: T, options: SubscribeOptions): Promise<MessageStream<T>> {
+    checkNoBatch(options);
+    const stream = new Stream();
+    const member = await this.#join(topic, options, ([message]) => stream.handle(message as ReceivedMessage), true);
+    return stream.attach(member) as unknown as MessageStream<T>;
+  }
+
+  deadLetters(topic: AnyTopic | string, group: string): DeadLetters {
+    const definition = resolveTopic(topic);
+    checkName('group', group);
+    return deadLettersOf({
+      connection: this.#connection,
+      group: () => this.#group(definition, group),
+      codec: definition.codec ?? this.#codec,
+      clock: this.#setup.clock,
+    });
+  }
+
+  async lag(topic: AnyTopic | string, group: string): Promise<Lag> {
+    return this.#connection.lag(await this.#group(resolveTopic(topic), group));
+  }
+
+  async seek(topic: AnyTopic | string, group: string, to: Position): Promise<void> {
+    const { log } = this.capabilities;
+    if (!log.supported) throw new UnsupportedError('log', this.#setup.adapter, log.reason);
+    checkPosition(to);
+    await this.#connection.seek(await this.#group(resolveTopic(topic), group), to);
+  }
+
+  async provision(plan: readonly (Consumer | ProvisionPlanItem)[]): Promise<void> {
+    this.#checkOpen();
+    const { topology, adapter } = this.#setup;
+    const items: ProvisionItem[] = [];
+    const differences: string[] = [];
+    for (const one of plan) {
+      const definition = resolveTopic(one.topic);
+      const groups = isConsumer(one) ? [one.options] : one.groups.map((group): SubscribeOptions => ({ group }));
+      const named = groups.filter((options) => options.group !== undefined);
+      for (const { group } of named) checkName('group', group);
+      try {
+        items.push({
+          topic: await this.#topics.ensure(definition),
+          groups: named.map((options) => ({
+            name: options.group as string,
+            temporary: false,
+            startAt: options.startNewGroupAt ?? 'latest',
+            options: options.broker?.[adapter],
+          })),
+        });
+      } catch (error) {
+        if (!WaybillError.is(error, 'CONFIG')) throw error;
+        differences.push(error.message);
+      }
+    }
+    if (topology !== 'none') {
+      differences.push(...(await this.#connection.provision(items, topology)));
+    }
+    if (differences.length > 0) throw new ConfigError('topology', differences.join('; '), { adapter });
+  }
+
+  async removeGroup(topic: AnyTopic | string, group: string): Promise<void> {
+    const definition = resolveTopic(topic);
+    const member = this.#members.get(memberKey(definition.name, group));
+    if (member !== undefined) {
+      throw new ConfigError('group', `"${group}" has a subscription in this bus; close that first`);
+    }
+    await this.#connection.removeGroup(await this.#group(definition, group));
+  }
+
+  async health(): Promise<Health> {
+    const subscriptions = [...this.#members.values()].map((member) => {
+      const { topic, group, state, problem } = member;
+      return problem === undefined ? { topic, group, state } : { topic, group, state, error: problem };
+    });
+    let reason = this.#state === 'open' ? this.#interruption?.message : 'the bus is closed';
+    if (reason === undefined) reason = await this.#connection.ping().then(() => undefined, describe);
+    if (reason !== undefined) return { status: 'down', reason, subscriptions };
+    const ailing = subscriptions.find((one) => one.error !== undefined || one.state === 'failed');
+    if (ailing === undefined) return { status: 'up', subscriptions };
+    return {
+      status: 'degraded',
+      reason: `topic "${ailing.topic}", group "${ailing.group}": ${ailing.error ?? ailing.state}`,
+      subscriptions,
+    };
+  }
+
+  async idle(): Promise<void> {
+    for (;;) {
+      await this.#queue.idle();
+      if (await this.#quiet()) return;
+      await sleep(this.#setup.clock, 20);
+    }
+  }
+
+  native<K extends keyof NativeClients>(adapter: K): NativeClients[K] {
+    if (adapter !== this.#setup.adapter) {
+      throw new ConfigError('adapter', `this bus runs on ${this.#setup.adapter}, not on ${String(adapter)}`);
+    }
+    return this.#connection.native as NativeClients[K];
+  }
+
+  close(options: CloseOptions = {}): Promise<void> {
+    this.#closing ??= this.#close(duration(options.timeout ?? '25s', 'timeout'));
+    return this.#closing;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  // ConnectionEvents
+
+  interrupted(error: WaybillError): void {
+    this.#interruption = error;
+    this.#queue.interrupted(error);
+    this.#setup.logger.warn('connection interrupted, reconnecting', { reason: error.message });
+  }
+
+  restored(): void {
+    this.#interruption = undefined;
+    this.#queue.restored();
+    this.#setup.logger.info('connection restored');
+  }
+
+  async #publish(definition: TopicDefinition, data: unknown, options: PublishOptions): Promise<Receipt> {
+    this.#checkNotClosed();
+    const { clock, adapter } = this.#setup;
+    const context = { codec: this.#codec, clock, adapter, maxDelay: this.capabilities.maxDelay };
+    const known = this.#topics.known(definition);
+    // Validated before anything is asked of the broker: what is wrong is wrong at the call (PUB-10).
+    const encoded = encodeMessage(definition, known ?? this.#topics.declared(definition), data, options, context);
+    let message = encoded instanceof Promise ? await encoded : encoded;
+    if (known === undefined) {
+      const topic = await this.#ensureForPublish(definition);
+      checkOrder(topic, message.key, options);
+      message = { ...message, topic };
+    }
+    if (message.deliverAt !== undefined && message.deliverAt > this.#dueUntil) this.#dueUntil = message.deliverAt;
+    try {
+      return await this.#queue.send(message, { signal: options.signal });
+    } catch (error) {
+      // Whatever was wrong may be that the topic is gone; the next publish looks again.
+      this.#topics.forget(definition);
+      throw error;
+    }
+  }
+
+  async #ensureForPublish(definition: TopicDefinition): Promise<Awaited<ReturnType<Topics['ensure']>>> {
+    try {
+      return await this.#topics.ensure(definition);
+    } catch (error) {
+      if (!WaybillError.is(error, 'CONNECTION')) throw error;
+      throw new PublishTimeoutError(
+        `topic "${definition.name}": the broker could not be asked within ${this.#setup.publishTimeout} ms: ${error.message}`,
+        { adapter: this.#setup.adapter, cause: error, outcome: 'not-sent' },
+      );
+    }
+  }
+
+  #publishThrough(
+    middleware: NonNullable<NonNullable<BusOptions['middleware']>['publish']>,
+    definition: TopicDefinition,
+    data: unknown,
+    options: PublishOptions,
+  ): Promise<Receipt> {
+    const type = options.type ?? definition.event;
+    const key = options.key ?? definition.key?.(data, type);
+    const outgoing: Outgoing = {
+      topic: definition.name,
+      data,
+      id: options.id ?? randomUUID(),
+      key: typeof key === 'string' ? key : undefined,
+      type,
+      headers: { ...options.headers },
+    };
+    const run = (at: number): Promise<Receipt> => {
+      const current = middleware[at];
+      if (current !== undefined) return current(outgoing, () => run(at + 1));
+      return this.#publish(definition, data, { ...options, id: outgoing.id, headers: outgoing.headers });
+    };
+    return run(0);
+  }
+
+  async #join(
+    topic: AnyTopic | string,
+    options: SubscribeOptions & Partial<BatchOptions>,
+    call: (messages: readonly ReceivedMessage[], signal: AbortSignal | undefined) => unknown,
+    stream: boolean,
+  ): Promise<Member> {
+    this.#checkOpen();
+    const { adapter, clock, logger, topology } = this.#setup;
+    const definition = resolveTopic(topic);
+    const settings = compileSubscribeOptions(options, {
+      adapter,
+      capabilities: this.capabilities,
+      middleware: this.#setup.options.middleware?.consume ?? [],
+      idempotency: this.#setup.options.idempotency,
+    });
+    const temporary = settings.group === undefined;
+    const group = settings.group ?? `broadcast-${randomUUID()}`;
+    const key = memberKey(definition.name, group);
+    if (this.#members.has(key) || this.#reserved.has(key)) {
+      throw new ConfigError('group', `topic "${definition.name}", group "${group}" has a subscription in this bus already`);
+    }
+    this.#reserved.add(key);
+    try {
+      const on = await this.#topics.ensure(definition);
+      const ordered = on.ordered;
+      if (ordered && settings.retry.longest > this.capabilities.lease.maxHandling) {
+        throw new UnsupportedError(
+          'maxHandling',
+          adapter,
+          `retry.delay goes up to ${settings.retry.longest} ms, and a message of an ordered topic can be held for ${this.capabilities.lease.maxHandling} ms`,
+          'lower retry.delay.max',
+        );
+      }
+      if (topology !== 'none' || temporary) {
+        const groups = [{ name: group, temporary, startAt: settings.startAt, options: settings.brokerOptions }];
+        const differences = await this.#connection.provision([{ topic: on, groups }], topology === 'verify' && !temporary ? 'verify' : 'create');
+        if (differences.length > 0) throw new ConfigError('topology', differences.join('; '), { adapter });
+      }
+      const place = { adapter, topic: definition.name, group };
+      const member = await Member.join({
+        ...place,
+        definition,
+        codec: this.#codec,
+        settings,
+        ordered,
+        inPlace: temporary || (ordered && !this.capabilities.orderedAttempts.supported),
+        capabilities: this.capabilities,
+        clock,
+        logger,
+        handle: withMiddleware(
+          withDiagnostics(call, place, () => clock.monotonic()),
+          settings.middleware,
+          options.batch !== undefined,
+        ),
+        connection: this.#connection,
+        groupRef: { topic: on, name: group, temporary },
+        givesBackRunning: stream,
+        ended: () => {
+          // A failed one stays, so that health tells of it.
+          if (member.state !== 'failed') this.#members.delete(key);
+        },
+      });
+      this.#members.set(key, member);
+      if (this.#state !== 'open') {
+        await member.close({ timeout: 0 });
+        throw new ClosedError('the bus');
+      }
+      return member;
+    } finally {
+      this.#reserved.delete(key);
+    }
+  }
+
+  async #group(definition: TopicDefinition, name: string): Promise<GroupRef> {
+    this.#checkOpen();
+    checkName('group', name);
+    return { topic: await this.#topics.ensure(definition), name, temporary: false };
+  }
+
+  async #quiet(): Promise<boolean> {
+    if (this.#dueUntil > this.#setup.clock.now()) return false;
+    const members = [...this.#members.values()].filter((member) => member.state !== 'failed');
+    if (members.some((member) => !member.idle)) return false;
+    for (const member of members) {
+      const { waiting, delayed, inFlight } = await this.lag(member.topic, member.group);
+      if (waiting + delayed + inFlight > 0) return false;
+    }
+    return members.every((member) => member.idle) && this.#queue.pending === 0;
+  }
+
+  async #close(timeout: number): Promise<void> {
+    const { clock } = this.#setup;
+    const until = clock.monotonic() + timeout;
+    this.#state = 'draining';
+    await Promise.all([...this.#members.values()].map((member) => member.close({ timeout })));
+    await this.#queue.flush(Math.max(0, until - clock.monotonic()));
+    this.#queue.close();
+    this.#state = 'closed';
+    await this.#connection.close();
+    this.#endClosed();
+  }
+
+  #checkOpen(): void {
+    if (this.#state !== 'open') throw new ClosedError('the bus');
+  }
+
+  /** While draining, handlers that finish may still publish. */
+  #checkNotClosed(): void {
+    if (this.#state === 'closed') throw new ClosedError('the bus');
+  }
+}
+
+const memberKey = (topic: string, group: string): string => `${topic}\0${group}`;
+
+function checkHandler(handler: unknown): asserts handler is (...args: never[]) => unknown {
+  if (typeof handler !== 'function') throw new ConfigError('handler', 'is not a function');
+}
+
+function checkNoBatch(options: object | undefined): void {
+  if (options !== undefined && 'batch' in options) {
+    throw new ConfigError('batch', 'belongs to subscribeBatch');
+  }
+}
+
+function checkPosition(to: Position): void {
+  if (to === 'earliest' || to === 'latest' || (to instanceof Date && !Number.isNaN(to.getTime()))) return;
+  if (typeof (to as { position?: unknown } | null)?.position === 'string') return;
+  throw new ConfigError('to', "write 'latest', 'earliest', a Date or { position }");
+}
+
+const describe = (error: unknown): string => (error instanceof Error ? error.message : String(error));

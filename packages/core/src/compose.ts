@@ -1,0 +1,51 @@
+import { diagnostics } from './diagnostics.ts';
+import type { ReceivedMessage } from './message.ts';
+import type { ConsumeDelivery, ConsumeMiddleware } from './types.ts';
+
+type Call = (messages: readonly ReceivedMessage[], signal: AbortSignal | undefined) => unknown;
+
+/** Puts middleware around a handler, once per subscription: the first is outermost; without any, nothing is added. */
+export function withMiddleware(call: Call, middleware: readonly ConsumeMiddleware[], batch: boolean): Call {
+  if (middleware.length === 0) return call;
+  return (messages, signal) => {
+    const delivery: ConsumeDelivery = batch
+      ? { kind: 'batch', messages }
+      : { kind: 'single', message: messages[0] as ReceivedMessage };
+    const run = async (at: number): Promise<void> => {
+      const current = middleware[at];
+      if (current === undefined) await call(messages, signal);
+      else await current(delivery, () => run(at + 1));
+    };
+    return run(0);
+  };
+}
+
+/** Tells the diagnostics channel of each call; costs a look at a flag while nobody listens. */
+export function withDiagnostics(
+  call: Call,
+  place: { readonly adapter: string; readonly topic: string; readonly group: string },
+  now: () => number,
+): Call {
+  return (messages, signal) => {
+    if (!diagnostics.handle.hasSubscribers) return call(messages, signal);
+    const started = now();
+    const tell = (phase: 'start' | 'end', failure: { error?: unknown }): void =>
+      diagnostics.handle.publish({
+        ...place,
+        phase,
+        messages,
+        duration: phase === 'start' ? 0 : now() - started,
+        ...failure,
+      });
+    tell('start', {});
+    return (async () => {
+      try {
+        await call(messages, signal);
+        tell('end', {});
+      } catch (error) {
+        tell('end', { error });
+        throw error;
+      }
+    })();
+  };
+}

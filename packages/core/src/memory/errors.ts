@@ -1,0 +1,34 @@
+import { ConfigError, ConnectionError } from '../errors.ts';
+
+const adapter = 'memory';
+
+export function cutOff(target: string): ConnectionError {
+  return new ConnectionError(`${target} cannot be reached: it was cut off by disconnect(); reconnect() mends it`, {
+    adapter,
+    retryable: true,
+  });
+}
+
+export function noTopic(target: string, topic: string): ConfigError {
+  return new ConfigError(
+    'topic',
+    `there is no topic "${topic}" on ${target}; make it with provision(), or connect with topology 'create'`,
+    { adapter },
+  );
+}
+
+export function noGroup(target: string, topic: string, group: string): ConfigError {
+  return new ConfigError(
+    'group',
+    `topic "${topic}" on ${target} has no group "${group}"; subscribe with it first, or make it with provision()`,
+    { adapter },
+  );
+}
+
+export function noPosition(topic: string, position: string, first: number, end: number): ConfigError {
+  return new ConfigError(
+    'position',
+    `"${position}" is not a position of topic "${topic}"; it keeps ${first} to ${end} at the moment, the last for what comes next`,
+    { adapter },
+  );
+}

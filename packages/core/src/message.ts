@@ -1,0 +1,149 @@
+import type { Delivery } from './adapter.ts';
+import { type Duration, duration } from './duration.ts';
+import { AlreadySettledError, LeaseLostError, type WaybillError } from './errors.ts';
+import type { Message } from './types.ts';
+
+/** What is to become of a message, once somebody has decided. */
+export type Verdict =
+  | { readonly verb: 'ack' }
+  | { readonly verb: 'retry'; readonly after: number | undefined; readonly error: unknown }
+  | { readonly verb: 'reject'; readonly error: unknown };
+
+/** What a message asks of the delivery it stands for. */
+export interface MessageOwner {
+  /** Carries a decision out as soon as it may be; `settled` is called with what came of it. */
+  decided(verdict: Verdict, settled: (result: 'applied' | 'lost') => void): void;
+  extended(by: number): void;
+  /** The longest wait that `retry({ after })` may ask for; throws beyond it. */
+  checkDelay(after: number): void;
+}
+
+/** One attempt's view of a delivery. */
+export class ReceivedMessage<T = unknown> implements Message<T> {
+  readonly topic: string;
+  readonly group: string;
+  readonly data: T;
+  readonly attempt: number;
+  readonly id: string;
+  readonly contentType: string;
+  /** The first decision; it wins (ACK-06). */
+  verdict: Verdict | undefined;
+  /** Called once, when nothing more can be decided: it is decided, or not ours any more. For streams. */
+  whenDecided: (() => void) | undefined;
+  readonly #delivery: Delivery;
+  readonly #owner: MessageOwner;
+  #over = false;
+  #controller: AbortController | undefined;
+  #aborted: WaybillError | undefined;
+
+  constructor(
+    owner: MessageOwner,
+    delivery: Delivery,
+    place: { readonly topic: string; readonly group: string },
+    attempt: number,
+    id: string,
+    contentType: string,
+    data: T,
+  ) {
+    this.#owner = owner;
+    this.#delivery = delivery;
+    this.topic = place.topic;
+    this.group = place.group;
+    this.attempt = attempt;
+    this.id = id;
+    this.contentType = contentType;
+    this.data = data;
+  }
+
+  get type(): string | undefined {
+    return this.#delivery.type;
+  }
+  get key(): string | undefined {
+    return this.#delivery.key;
+  }
+  get body(): Uint8Array {
+    return this.#delivery.body;
+  }
+  get headers(): Readonly<Record<string, string | undefined>> {
+    return this.#delivery.headers;
+  }
+  /** A foreign message without a time has the epoch's. */
+  get publishedAt(): Date {
+    return new Date(this.#delivery.publishedAt ?? 0);
+  }
+  get position(): string | undefined {
+    return this.#delivery.position;
+  }
+  get native(): unknown {
+    return this.#delivery.native;
+  }
+
+  /** Made when somebody asks: most handlers never do. */
+  get signal(): AbortSignal {
+    if (this.#controller === undefined) {
+      this.#controller = new AbortController();
+      if (this.#aborted !== undefined) this.#controller.abort(this.#aborted);
+    }
+    return this.#controller.signal;
+  }
+
+  ack(): Promise<void> {
+    return this.#decide({ verb: 'ack' });
+  }
+
+  retry(options: { after?: Duration } = {}): Promise<void> {
+    const after = options.after === undefined ? undefined : duration(options.after, 'after');
+    if (after !== undefined) this.#owner.checkDelay(after);
+    return this.#decide({ verb: 'retry', after, error: undefined });
+  }
+
+  reject(reason?: string): Promise<void> {
+    return this.#decide({ verb: 'reject', error: reason === undefined ? undefined : new Error(reason) });
+  }
+
+  extend(by: Duration): void {
+    if (!this.#over) this.#owner.extended(duration(by, 'by'));
+  }
+
+  /** Core's: the message is not this attempt's any more, or its time is up. */
+  abort(reason: WaybillError): void {
+    if (this.#aborted !== undefined) return;
+    this.#aborted = reason;
+    this.#controller?.abort(reason);
+    this.whenDecided?.();
+  }
+
+  /** Core's: the attempt has ended; nothing can be decided by it any more. */
+  end(): void {
+    this.#over = true;
+  }
+
+  #decide(verdict: Verdict): Promise<void> {
+    if (this.#aborted !== undefined && this.verdict === undefined) return Promise.reject(this.#aborted);
+    if (this.verdict !== undefined || this.#over) {
+      const how = this.verdict === undefined ? 'by the end of its attempt' : `by ${this.verdict.verb}()`;
+      return Promise.reject(
+        new AlreadySettledError(`message ${this.id} of topic "${this.topic}", group "${this.group}" was settled ${how}`),
+      );
+    }
+    this.verdict = verdict;
+    this.whenDecided?.();
+    const settled = new Promise<void>((resolve, reject) => {
+      this.#owner.decided(verdict, (result) => {
+        if (result === 'applied') resolve();
+        else reject(this.#aborted ?? lostWhileSettling(this));
+      });
+    });
+    // Whoever does not await the outcome leaves a lost message to its redelivery; that must not end the process.
+    settled.catch(() => {});
+    return settled;
+  }
+}
+
+function lostWhileSettling(message: ReceivedMessage): LeaseLostError {
+  return new LeaseLostError(
+    `message ${message.id} of topic "${message.topic}", group "${message.group}" was lost before ${
+      message.verdict?.verb ?? 'it'
+    } reached the broker; it is delivered again`,
+  );
+}

@@ -1,0 +1,136 @@
+import type { Receiver, Settlement, SettleResult } from './adapter.ts';
+import type { Clock, Timer } from './clock.ts';
+import type { Held } from './held.ts';
+import type { Logger } from './logger.ts';
+import { backOff } from './retry.ts';
+
+/** Batches under way at once: one is filled while another travels, and a slow copy does not hold up all acks. */
+const maxInFlight = 4;
+/** Deliveries in one batch. */
+const maxBatch = 1_000;
+
+interface Pending {
+  readonly held: Held;
+  readonly settlement: Settlement;
+  readonly done: (result: 'applied' | 'lost') => void;
+  tries: number;
+}
+
+/**
+ * Brings settlements to the broker beside the handlers' work. Load forms the batches: what gathers while sends are
+ * under way goes with the next one. What the broker could not do is repeated, with back-off, for as long as the
+ * message is ours; the message stays unacked meanwhile (RETRY-09, DLQ-02).
+ */
+export class Settler {
+  readonly #receiver: Receiver;
+  readonly #clock: Clock;
+  readonly #logger: Logger;
+  readonly #what: string;
+  #pending: Pending[] = [];
+  #inFlight = 0;
+  #scheduled = false;
+  #repeating: Pending[] = [];
+  #repeatTimer: Timer | undefined;
+  #open = 0;
+  #stopped = false;
+  /** Why the last try failed, while something is being repeated. */
+  trouble: string | undefined;
+
+  constructor(receiver: Receiver, clock: Clock, logger: Logger, what: string) {
+    this.#receiver = receiver;
+    this.#clock = clock;
+    this.#logger = logger;
+    this.#what = what;
+  }
+
+  /** Settlements that have not ended. */
+  get open(): number {
+    return this.#open;
+  }
+
+  /** `done` is called once: `lost` also when the bus gives up on it while closing. */
+  settle(held: Held, settlement: Settlement, done: (result: 'applied' | 'lost') => void): void {
+    if (held.lost !== undefined || this.#stopped) {
+      done('lost');
+      return;
+    }
+    this.#open++;
+    this.#pending.push({ held, settlement, done, tries: 0 });
+    this.#schedule();
+  }
+
+  /** Gives up on what is open: the lease decides about it. */
+  stop(): void {
+    this.#stopped = true;
+    this.#repeatTimer?.cancel();
+    for (const one of [...this.#pending, ...this.#repeating]) this.#end(one, 'lost');
+    this.#pending = [];
+    this.#repeating = [];
+  }
+
+  #schedule(): void {
+    if (this.#scheduled || this.#inFlight >= maxInFlight || this.#pending.length === 0) return;
+    this.#scheduled = true;
+    queueMicrotask(() => {
+      this.#scheduled = false;
+      while (this.#inFlight < maxInFlight && this.#pending.length > 0) {
+        const batch = this.#pending.length <= maxBatch ? this.#pending : this.#pending.splice(0, maxBatch);
+        if (batch === this.#pending) this.#pending = [];
+        void this.#send(batch);
+      }
+    });
+  }
+
+  async #send(batch: Pending[]): Promise<void> {
+    const ours = batch.filter((one) => one.held.lost === undefined);
+    for (const one of batch) if (one.held.lost !== undefined) this.#end(one, 'lost');
+    if (ours.length === 0) return;
+    this.#inFlight++;
+    let results: readonly SettleResult[];
+    try {
+      results = await this.#receiver.settle(ours.map((one) => one.settlement));
+      this.trouble = undefined;
+    } catch (error) {
+      this.trouble = error instanceof Error ? error.message : String(error);
+      results = [];
+    }
+    this.#inFlight--;
+    for (let i = 0; i < ours.length; i++) {
+      const one = ours[i] as Pending;
+      const result = results[i] ?? 'unknown';
+      if (result === 'applied' || result === 'lost') this.#end(one, result);
+      else this.#repeat(one, result);
+    }
+    this.#schedule();
+  }
+
+  #repeat(one: Pending, result: SettleResult): void {
+    if (one.held.lost !== undefined || this.#stopped) {
+      this.#end(one, 'lost');
+      return;
+    }
+    one.tries++;
+    this.trouble ??= `the broker answered "${result}"`;
+    if (one.tries === 3) {
+      this.#logger.warn(
+        `${this.#what}: "${one.settlement.verb}" of a message failed ${one.tries} times and is repeated; the message stays with the broker`,
+        { reason: this.trouble },
+      );
+    }
+    this.#repeating.push(one);
+    this.#repeatTimer ??= this.#clock.setTimeout(
+      () => {
+        this.#repeatTimer = undefined;
+        this.#pending = [...this.#repeating, ...this.#pending];
+        this.#repeating = [];
+        this.#schedule();
+      },
+      backOff(one.tries, { initial: 50, max: 5_000 }),
+    );
+  }
+
+  #end(one: Pending, result: 'applied' | 'lost'): void {
+    this.#open--;
+    one.done(result);
+  }
+}

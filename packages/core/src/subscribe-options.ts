@@ -1,0 +1,159 @@
+import type { Capabilities, Position } from './adapter.ts';
+import { duration } from './duration.ts';
+import { ConfigError, UnsupportedError } from './errors.ts';
+import { checkName } from './names.ts';
+import { type CompiledRetry, compileRetry } from './retry.ts';
+import type { BatchOptions, ConsumeMiddleware, IdempotencyOptions, SubscribeOptions } from './types.ts';
+import { checkOptions } from './url.ts';
+
+/** Subscribe options with every default filled in and every value checked. */
+export interface SubscriptionSettings {
+  /** `undefined` for a broadcast. */
+  readonly group: string | undefined;
+  readonly concurrency: number;
+  readonly lease: number;
+  /** Milliseconds of one attempt; `Infinity` for no bound. */
+  readonly timeout: number;
+  readonly retry: CompiledRetry;
+  readonly whenExhausted: 'dead-letter' | 'drop';
+  readonly invalid: 'dead-letter' | 'retry' | 'stop';
+  readonly unknownType: 'dead-letter' | 'skip';
+  readonly idempotency: CompiledIdempotency | undefined;
+  readonly startAt: Position;
+  readonly middleware: readonly ConsumeMiddleware[];
+  readonly batch: { readonly size: number; readonly wait: number };
+  readonly brokerOptions: Readonly<Record<string, unknown>> | undefined;
+}
+
+export interface CompiledIdempotency extends Omit<IdempotencyOptions, 'window' | 'epoch'> {
+  readonly window: number;
+  readonly epoch: number;
+}
+
+const defaultWindow = duration('7d');
+
+const optionNames = [
+  'group',
+  'broadcast',
+  'concurrency',
+  'lease',
+  'timeout',
+  'retry',
+  'whenExhausted',
+  'invalid',
+  'unknownType',
+  'idempotency',
+  'inbox',
+  'startNewGroupAt',
+  'middleware',
+  'broker',
+  'batch',
+] as const;
+
+export interface SubscribeDefaults {
+  readonly adapter: string;
+  readonly capabilities: Capabilities;
+  readonly middleware: readonly ConsumeMiddleware[];
+  readonly idempotency: IdempotencyOptions['store'] | undefined;
+}
+
+/** @throws ConfigError naming the option; UnsupportedError where the broker has no way */
+export function compileSubscribeOptions(
+  options: SubscribeOptions & Partial<BatchOptions>,
+  defaults: SubscribeDefaults,
+): SubscriptionSettings {
+  if (typeof options !== 'object' || options === null) throw new ConfigError('options', 'group or broadcast is needed');
+  checkOptions(options, optionNames, '');
+  const { adapter, capabilities } = defaults;
+  const broadcast = options.broadcast === true;
+  if (broadcast === (options.group !== undefined)) {
+    throw new ConfigError('group', 'give either a group or broadcast: true');
+  }
+  if (options.group !== undefined) checkName('group', options.group);
+  if ('inbox' in options && options.inbox !== undefined) {
+    throw new UnsupportedError('inbox', adapter, 'inboxes come with @waybill/idempotency', 'use idempotency meanwhile');
+  }
+  const lease = duration(options.lease ?? Math.min(30_000, capabilities.lease.max), 'lease');
+  if (lease < 1_000) throw new ConfigError('lease', `${lease} ms is under the least of 1 s`);
+  if (lease < capabilities.lease.min || lease > capabilities.lease.max) {
+    throw new ConfigError(
+      'lease',
+      `${lease} ms is outside of what ${adapter} can do: ${capabilities.lease.min} to ${capabilities.lease.max} ms`,
+    );
+  }
+  const retry = compileRetry(options.retry);
+  if (retry.longest > capabilities.maxDelay) {
+    throw new UnsupportedError(
+      'maxDelay',
+      adapter,
+      `retry.delay goes up to ${retry.longest} ms, the longest delay is ${capabilities.maxDelay} ms`,
+      'lower retry.delay.max',
+    );
+  }
+  const whenExhausted = oneOf('whenExhausted', options.whenExhausted, ['dead-letter', 'drop']);
+  if (broadcast && whenExhausted === 'dead-letter') {
+    throw new ConfigError('whenExhausted', 'a broadcast has no dead letters, because it is removed at close; use drop');
+  }
+  return {
+    group: options.group,
+    concurrency: wholeNumber('concurrency', options.concurrency ?? 16, 1, 100_000),
+    lease,
+    timeout: options.timeout === false ? Number.POSITIVE_INFINITY : positive('timeout', duration(options.timeout ?? '15m', 'timeout')),
+    retry,
+    whenExhausted: broadcast ? 'drop' : (whenExhausted ?? 'dead-letter'),
+    invalid: oneOf('invalid', options.invalid, ['dead-letter', 'retry', 'stop']) ?? 'dead-letter',
+    unknownType: oneOf('unknownType', options.unknownType, ['dead-letter', 'skip']) ?? 'dead-letter',
+    idempotency: compileIdempotency(options.idempotency, defaults.idempotency),
+    startAt: compileStart(options.startNewGroupAt ?? 'latest', adapter, capabilities),
+    middleware: [...defaults.middleware, ...(options.middleware ?? [])],
+    batch: {
+      size: wholeNumber('batch.size', options.batch?.size ?? 1, 1, 10_000),
+      wait: duration(options.batch?.wait ?? 0, 'batch.wait'),
+    },
+    brokerOptions: options.broker?.[adapter],
+  };
+}
+
+function compileIdempotency(
+  given: SubscribeOptions['idempotency'],
+  fallback: IdempotencyOptions['store'] | undefined,
+): CompiledIdempotency | undefined {
+  if (given === false) return undefined;
+  const options: IdempotencyOptions | undefined =
+    given === undefined ? fallback && { store: fallback } : 'store' in given ? given : { store: given };
+  if (options === undefined) return undefined;
+  checkOptions(options, ['store', 'key', 'window', 'epoch', 'unidentified'], 'idempotency');
+  if (typeof options.store?.run !== 'function') throw new ConfigError('idempotency.store', 'is not an idempotency store');
+  oneOf('idempotency.unidentified', options.unidentified, ['handle']);
+  return {
+    ...options,
+    window: positive('idempotency.window', duration(options.window ?? defaultWindow, 'idempotency.window')),
+    epoch: wholeNumber('idempotency.epoch', options.epoch ?? 0, 0, Number.MAX_SAFE_INTEGER),
+  };
+}
+
+function compileStart(at: Position, adapter: string, capabilities: Capabilities): Position {
+  const known = at === 'earliest' || at === 'latest' || (at instanceof Date && !Number.isNaN(at.getTime()));
+  if (!known && typeof (at as { position?: unknown } | null)?.position !== 'string') {
+    throw new ConfigError('startNewGroupAt', "write 'latest', 'earliest', a Date or { position }");
+  }
+  if (at !== 'latest' && !capabilities.log.supported) {
+    throw new UnsupportedError('log', adapter, capabilities.log.reason, "start new groups at 'latest'");
+  }
+  return at;
+}
+
+function oneOf<const T extends string>(field: string, value: T | undefined, allowed: readonly T[]): T | undefined {
+  if (value === undefined || allowed.includes(value)) return value;
+  throw new ConfigError(field, `${JSON.stringify(value)} is none of ${allowed.join(', ')}`);
+}
+
+function wholeNumber(field: string, value: number, min: number, max: number): number {
+  if (Number.isInteger(value) && value >= min && value <= max) return value;
+  throw new ConfigError(field, `${value} is not a whole number from ${min} to ${max}`);
+}
+
+function positive(field: string, value: number): number {
+  if (value > 0) return value;
+  throw new ConfigError(field, 'must be more than 0');
+}

@@ -1,0 +1,123 @@
+import type { Connection, TopicInfo, TopicRef, Topology } from './adapter.ts';
+import { type Clock, sleep } from './clock.ts';
+import { ConfigError, WaybillError } from './errors.ts';
+import { backOff } from './retry.ts';
+import type { TopicDefinition } from './topic.ts';
+
+export type TopicOnBroker = TopicRef & { readonly ordered: boolean };
+
+export interface TopicsSetup {
+  readonly adapter: string;
+  readonly connection: Connection;
+  readonly topology: Topology;
+  readonly clock: Clock;
+  /** Milliseconds that a look at the broker may wait for a reconnect. */
+  readonly patience: number;
+}
+
+/**
+ * The topics of a bus as they stand on the broker: looked up (and with `create` made) before the first use, compared
+ * with what was declared (ORD-05), and remembered.
+ */
+export class Topics {
+  readonly #setup: TopicsSetup;
+  readonly #known = new Map<string, TopicInfo>();
+  readonly #looking = new Map<string, Promise<TopicInfo>>();
+  readonly #resolved = new WeakMap<TopicDefinition, TopicOnBroker>();
+
+  constructor(setup: TopicsSetup) {
+    this.#setup = setup;
+  }
+
+  /** The topic, if this declaration of it has been looked up already. */
+  known(definition: TopicDefinition): TopicOnBroker | undefined {
+    return this.#resolved.get(definition);
+  }
+
+  /** @throws ConfigError when it disagrees with what was declared, or is missing and must not be made */
+  async ensure(definition: TopicDefinition): Promise<TopicOnBroker> {
+    const resolved = this.#resolved.get(definition);
+    if (resolved !== undefined && this.#known.has(definition.name)) return resolved;
+    let info = this.#known.get(definition.name);
+    if (info === undefined) {
+      let looking = this.#looking.get(definition.name);
+      if (looking === undefined) {
+        looking = this.#look(definition).finally(() => this.#looking.delete(definition.name));
+        this.#looking.set(definition.name, looking);
+      }
+      info = await looking;
+      this.#known.set(definition.name, info);
+    }
+    this.#compare(definition, info);
+    const declared = this.declared(definition);
+    const topic = { ...declared, ordered: info.ordered ?? declared.ordered, lanes: info.lanes ?? declared.lanes };
+    this.#resolved.set(definition, topic);
+    return topic;
+  }
+
+  /** Asks the broker again next time: it may have been deleted. */
+  forget(definition: TopicDefinition): void {
+    this.#known.delete(definition.name);
+    this.#resolved.delete(definition);
+  }
+
+  /** How it was declared, for when nothing is asked of the broker. */
+  declared(definition: TopicDefinition): TopicOnBroker {
+    return {
+      name: definition.name,
+      ordered: definition.ordered ?? false,
+      lanes: definition.lanes,
+      options: definition.broker?.[this.#setup.adapter],
+    };
+  }
+
+  async #look(definition: TopicDefinition): Promise<TopicInfo> {
+    const { connection, topology, adapter } = this.#setup;
+    if (topology === 'none') return { ordered: undefined, lanes: undefined };
+    const info = await this.#patiently(() => connection.describeTopic(definition.name));
+    if (info !== undefined) return info;
+    if (topology === 'verify') {
+      throw new ConfigError('topology', `topic "${definition.name}" does not exist, and topology is 'verify'`, { adapter });
+    }
+    const declared = this.declared(definition);
+    const differences = await this.#patiently(() => connection.provision([{ topic: declared, groups: [] }], 'create'));
+    if (differences.length > 0) throw new ConfigError('topology', differences.join('; '), { adapter });
+    return (await this.#patiently(() => connection.describeTopic(definition.name))) ?? declared;
+  }
+
+  #compare({ name, ordered, lanes }: TopicDefinition, info: TopicInfo): void {
+    const { adapter } = this.#setup;
+    if (ordered !== undefined && info.ordered !== undefined && ordered !== info.ordered) {
+      throw new ConfigError(
+        'ordered',
+        `topic "${name}" is declared ${words(ordered)}, and stands ${words(info.ordered)} on the broker; declare it as it is, or take a new topic`,
+        { adapter },
+      );
+    }
+    if (lanes !== undefined && info.lanes !== undefined && lanes !== info.lanes) {
+      throw new ConfigError(
+        'lanes',
+        `topic "${name}" is declared with ${lanes} lanes, and has ${info.lanes} on the broker; it is not altered, because keys would move`,
+        { adapter },
+      );
+    }
+  }
+
+  /** Repeats while the connection is away. */
+  async #patiently<T>(ask: () => Promise<T>): Promise<T> {
+    const { clock, patience } = this.#setup;
+    const until = clock.monotonic() + patience;
+    for (let tries = 1; ; tries++) {
+      try {
+        return await ask();
+      } catch (error) {
+        const retryable = WaybillError.is(error, 'CONNECTION') && (error as { retryable?: boolean }).retryable === true;
+        const wait = backOff(tries, { initial: 50, max: 2_000 });
+        if (!retryable || clock.monotonic() + wait > until) throw error;
+        await sleep(clock, wait);
+      }
+    }
+  }
+}
+
+const words = (ordered: boolean): string => (ordered ? 'ordered' : 'without order');
