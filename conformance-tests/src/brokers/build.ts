@@ -1,6 +1,5 @@
 import { createHash } from 'node:crypto';
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { imageExists, imageLabel, pullImage } from './docker.ts';
@@ -84,22 +83,13 @@ function fingerprint(recipe: BuildRecipe): string {
 async function makeBase(debian: string, installing: Installer, step: Step): Promise<void> {
   const tag = `debian:${debian}-slim`;
   if ((await pullUnlessThere(tag, step)) === undefined) return;
-  await installing.need(['debootstrap'], `which makes ${tag} where it cannot be pulled`);
+  await installing.need(['mmdebstrap'], `which makes ${tag} where it cannot be pulled`);
   await step(`made ${tag}`, () => bootstrap(debian, tag));
 }
 
 async function bootstrap(debian: string, tag: string): Promise<void> {
-  const mirror = await debianMirror();
-  const root = mkdtempSync(join(tmpdir(), `waybill-${debian}-`));
-  try {
-    await run('debootstrap', ['--variant=minbase', debian, root, mirror]);
-    const pack =
-      'tar -C "$1" --exclude="./var/cache/apt/archives/*.deb" --exclude="./var/lib/apt/lists/*" -c . | docker import - "$2"';
-    await run('bash', ['-o', 'pipefail', '-c', pack, 'bash', root, tag]);
-  } finally {
-    // A failed debootstrap can leave its /proc mounted in there.
-    await run('rm', ['-rf', '--one-file-system', root]);
-  }
+  const pipe = 'mmdebstrap --quiet --variant=minbase "$1" - "$2" | docker import - "$3"';
+  await run('bash', ['-o', 'pipefail', '-c', pipe, 'bash', debian, await debianMirror(), tag]);
 }
 
 async function debianMirror(): Promise<string> {

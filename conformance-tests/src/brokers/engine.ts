@@ -6,6 +6,7 @@ import { hasProgram, lastLines, run, SetupError, type Step } from './run.ts';
 
 const ENGINE_LOG = '/var/log/dockerd.log';
 const ENGINE_STARTS_WITHIN_MS = 60_000;
+const OTHER_ENGINE_STARTS_WITHIN_MS = 10_000;
 const ASK_EVERY_MS = 100;
 
 /** How a person gives the permission to install; named in every message about something missing. */
@@ -17,7 +18,7 @@ const packages = {
   dockerd: 'docker.io',
   containerd: 'containerd',
   iptables: 'iptables',
-  debootstrap: 'debootstrap',
+  mmdebstrap: 'mmdebstrap',
   mvn: 'maven',
 } as const;
 
@@ -39,16 +40,23 @@ export interface Installer {
  */
 export function installer(asked: boolean, step: Step): Installer {
   const forbidden = whyForbidden(asked);
+  const installMissing = async (programs: readonly Program[], why: string): Promise<void> => {
+    const missing = programs.filter((program) => !hasProgram(program));
+    if (missing.length === 0) return;
+    if (forbidden !== undefined) {
+      throw new SetupError(`${missing.join(', ')} is missing, ${why}. ${forbidden}: ${PERMISSION}.`);
+    }
+    const names = [...new Set(missing.map((program) => packages[program]))];
+    await step(`installed ${names.join(', ')}`, () => install(names));
+  };
+  // One at a time: apt does not wait for itself.
+  let turn: Promise<unknown> = Promise.resolve();
   return {
     forbidden,
-    async need(programs, why) {
-      const missing = programs.filter((program) => !hasProgram(program));
-      if (missing.length === 0) return;
-      const names = [...new Set(missing.map((program) => packages[program]))];
-      if (forbidden !== undefined) {
-        throw new SetupError(`${missing.join(', ')} is missing, ${why}. ${forbidden}: ${PERMISSION}.`);
-      }
-      await step(`installed ${names.join(', ')}`, () => install(names));
+    need(programs, why) {
+      const installed = turn.then(() => installMissing(programs, why));
+      turn = installed.catch(() => undefined);
+      return installed;
     },
   };
 }
@@ -94,29 +102,38 @@ export async function ensureEngine(installing: Installer, step: Step): Promise<s
 }
 
 async function startEngine(): Promise<string> {
-  if (existsSync('/run/systemd/system')) await run('systemctl', ['start', 'docker']);
-  else startDaemon();
-  return untilEngineAnswers();
+  if (existsSync('/run/systemd/system')) {
+    await run('systemctl', ['start', 'docker']);
+    return untilEngineAnswers(() => false);
+  }
+  return untilEngineAnswers(startDaemon());
 }
 
-/** The daemon outlives this process and holds none of its output, so that a script that calls us can end. */
-function startDaemon(): void {
+/**
+ * The daemon outlives this process and holds none of its output, so that a script that calls us can end.
+ * @returns whether it has ended since
+ */
+function startDaemon(): () => boolean {
   const log = openSync(ENGINE_LOG, 'a');
   const daemon = spawn('dockerd', [], { detached: true, stdio: ['ignore', log, log] });
-  daemon.on('error', (error) => console.error(`dockerd did not start: ${error.message}`));
+  let ended = false;
+  for (const event of ['error', 'exit']) daemon.on(event, () => (ended = true));
   daemon.unref();
+  return () => ended;
 }
 
-async function untilEngineAnswers(): Promise<string> {
-  const deadline = performance.now() + ENGINE_STARTS_WITHIN_MS;
+async function untilEngineAnswers(hasEnded: () => boolean): Promise<string> {
+  let deadline = performance.now() + ENGINE_STARTS_WITHIN_MS;
   for (;;) {
     const version = await engineVersion();
     if (version !== undefined) return version;
+    // A daemon ends at once when another process has just started one: that one then has its time to answer.
+    if (hasEnded()) deadline = Math.min(deadline, performance.now() + OTHER_ENGINE_STARTS_WITHIN_MS);
     if (performance.now() > deadline) {
       const seen = existsSync(ENGINE_LOG)
         ? `; the end of ${ENGINE_LOG}:\n${lastLines(readFileSync(ENGINE_LOG, 'utf8'))}`
         : '';
-      throw new SetupError(`The container engine does not answer after ${ENGINE_STARTS_WITHIN_MS / 1000} s${seen}`);
+      throw new SetupError(`The container engine was started and does not answer${seen}`);
     }
     await wait(ASK_EVERY_MS);
   }

@@ -1,1 +1,406 @@
-export {};
+import { type IdempotencyStore, type Message, memoryStore } from '@waybill/core';
+import { expect } from 'vitest';
+import { AT_ONCE, contract, RECOVERY, settles } from '../scenario.ts';
+
+const key = 'k';
+const retry = { attempts: 2, delay: 50 };
+
+contract('IDEM-01', 'an id that is published twice is handled once, and the duplicate acked and counted', async (s) => {
+  const topic = s.topicName();
+  const bus = await s.connect();
+  const record = s.recorder<string>();
+  const idempotency = memoryStore();
+  const subscription = await bus.subscribe(topic, { group: 'g', idempotency }, record.handler);
+  await bus.publish(topic, 'first', { id: 'same', key });
+  await record.waitFor(1);
+  await bus.publish(topic, 'second', { id: 'same', key });
+  await bus.publish(topic, 'other', { id: 'another', key });
+  await s.eventually('two to be acked, one as a duplicate', () => subscription.stats(), {
+    until: ({ acked, duplicates }) => acked === 2 && duplicates === 1,
+  });
+  await record.nothingMore();
+  expect(record.data).toEqual(['first', 'other']);
+  // Acked: a member that knows nothing of duplicates does not get it either.
+  await subscription.close();
+  const plain = s.recorder<string>();
+  await bus.subscribe(topic, { group: 'g' }, plain.handler);
+  await bus.publish(topic, 'marker', { key });
+  await plain.waitFor((seen) => seen.some(({ data }) => data === 'marker'));
+  expect(plain.data).toEqual(['marker']);
+  expect((await bus.deadLetters(topic, 'g').count()).value).toBe(0);
+});
+
+contract('IDEM-01', "members of a group share what they remember, and the bus's store is the default", async (s) => {
+  const topic = s.topicName();
+  const store = memoryStore();
+  const record = s.recorder<number>();
+  const buses = [await s.connect({ idempotency: store }), await s.connect({ idempotency: store })];
+  const subscriptions = [];
+  for (const bus of buses) subscriptions.push(await bus.subscribe(topic, { group: 'g' }, record.handler));
+  const publisher = await s.connect();
+  const ids = Array.from({ length: 10 }, (_, at) => at);
+  for (let rounds = 0; rounds < 3; rounds++) {
+    await publisher.publishBatch(
+      topic,
+      ids.map((data) => ({ data, id: `id-${data}` })),
+    );
+  }
+  await s.eventually(
+    'all to be settled',
+    () => subscriptions.map((one) => one.stats()).reduce((sum, one) => sum + one.acked + one.duplicates, 0),
+    { until: (settled) => settled === 30 },
+  );
+  expect([...record.data].sort()).toEqual(ids);
+});
+
+contract('IDEM-01', 'a key of the user and the window decide what is a duplicate', async (s) => {
+  const topic = s.topicName();
+  const bus = await s.connect();
+  const record = s.recorder<{ order: string; n: number }>();
+  const idempotency = {
+    store: memoryStore(),
+    key: (message: Message) => (message.data as { order: string }).order,
+    window: 700,
+  };
+  const subscription = await bus.subscribe(topic, { group: 'g', idempotency }, record.handler);
+  await bus.publish(topic, { order: 'a', n: 1 }, { key });
+  await bus.publish(topic, { order: 'b', n: 2 }, { key });
+  await s.eventually('both to be acked', () => subscription.stats().acked === 2);
+  const handled = performance.now();
+  await bus.publish(topic, { order: 'a', n: 3 }, { key });
+  await s.eventually('a duplicate', () => subscription.stats().duplicates === 1);
+  await s.eventually('the window to pass', () => performance.now() - handled > 800);
+  await bus.publish(topic, { order: 'a', n: 4 }, { key });
+  await record.waitFor(3);
+  expect(record.data.map(({ n }) => n).sort()).toEqual([1, 2, 4]);
+});
+
+contract('IDEM-01', 'a raised epoch lets a replay run again', async (s) => {
+  const topic = s.topicName();
+  const bus = await s.connect();
+  const store = memoryStore();
+  const record = s.recorder<number>();
+  const run = async (epoch: number): Promise<void> => {
+    const subscription = await bus.subscribe(topic, { group: 'g', idempotency: { store, epoch } }, record.handler);
+    await bus.publish(topic, epoch, { id: 'same', key });
+    await s.eventually('the message to be settled', () => subscription.stats(), {
+      until: ({ acked, duplicates }) => acked + duplicates === 1,
+    });
+    await subscription.close();
+  };
+  for (const epoch of [0, 1, 1, 2]) await run(epoch);
+  expect(record.data).toEqual([0, 1, 2]);
+});
+
+contract('IDEM-02', 'a failed attempt is run again, and marked only when it succeeds', async (s) => {
+  const topic = s.topicName();
+  const bus = await s.connect();
+  const record = s.recorder<number>(({ attempt }) => {
+    if (attempt === 1) throw new Error('not yet');
+  });
+  const subscription = await bus.subscribe(topic, { group: 'g', retry, idempotency: memoryStore() }, record.handler);
+  await bus.publish(topic, 1, { id: 'same', key });
+  await s.eventually('the second attempt to be acked', () => subscription.stats().acked === 1);
+  await bus.publish(topic, 2, { id: 'same', key });
+  await s.eventually('a duplicate', () => subscription.stats().duplicates === 1);
+  expect(record.seen.map(({ data, attempt }) => [data, attempt])).toEqual([
+    [1, 1],
+    [1, 2],
+  ]);
+});
+
+contract('IDEM-02', 'what a handler retries or rejects by itself is not marked', async (s) => {
+  const topic = s.topicName();
+  const bus = await s.connect();
+  const record = s.recorder<string>(async (message) => {
+    if (message.data === 'retried' && message.attempt === 1) await message.retry({ after: 50 });
+    if (message.data === 'rejected') await message.reject('no');
+  });
+  const idempotency = memoryStore();
+  const subscription = await bus.subscribe(topic, { group: 'g', retry, idempotency }, record.handler);
+  await bus.publish(topic, 'retried', { id: 'a', key });
+  await bus.publish(topic, 'rejected', { id: 'b', key });
+  await s.eventually('both to be settled', () => subscription.stats(), {
+    until: ({ acked, deadLettered }) => acked === 1 && deadLettered === 1,
+  });
+  expect(record.of('retried')).toHaveLength(2);
+  // A rejected message was not handled: its redrive runs.
+  expect(await bus.deadLetters(topic, 'g').redrive('all')).toBe(1);
+  await record.waitFor((seen) => seen.filter(({ data }) => data === 'rejected').length === 2);
+});
+
+contract('IDEM-02', 'messages of a batch are marked one by one', async (s) => {
+  const topic = s.topicName();
+  const bus = await s.connect();
+  const calls: string[] = [];
+  const options = { group: 'g', retry, idempotency: memoryStore(), batch: { size: 4, wait: 300 } };
+  const subscription = await bus.subscribeBatch(topic, options, async (messages) => {
+    for (const message of messages) {
+      calls.push(`${message.id} ${message.attempt}`);
+      if (message.id === 'bad' && message.attempt === 1) await message.retry({ after: 50 });
+    }
+  });
+  const publish = (ids: readonly string[]) =>
+    bus.publishBatch(
+      topic,
+      ids.map((id) => ({ data: id, id, key })),
+    );
+  await publish(['a', 'bad', 'b']);
+  await s.eventually('three acks', () => subscription.stats().acked === 3);
+  await publish(['a', 'bad', 'b']);
+  await s.eventually('three duplicates', () => subscription.stats().duplicates === 3);
+  expect(calls.sort()).toEqual(['a 1', 'b 1', 'bad 1', 'bad 2']);
+});
+
+contract('IDEM-02', 'a message whose member is cut off while handling it is run again', async (s) => {
+  const topic = s.topicName();
+  const store = memoryStore();
+  const options = { group: 'g', lease: s.lease, idempotency: store };
+  const link = await s.network();
+  const bus = await s.connect({ to: link });
+  const lost = s.recorder<number>(async ({ signal }) => {
+    await new Promise((resolve) => signal.addEventListener('abort', resolve, { once: true }));
+    throw signal.reason;
+  });
+  await bus.subscribe(topic, options, lost.handler);
+  const outside = await s.connect();
+  await outside.publish(topic, 1, { id: 'same' });
+  await lost.waitFor(1);
+  await link.cut('blackhole');
+  const heir = s.recorder<number>();
+  const subscription = await outside.subscribe(topic, options, heir.handler);
+  await heir.waitFor(1, s.takeOver + RECOVERY);
+  await s.eventually('an ack', () => subscription.stats().acked === 1);
+});
+
+contract('IDEM-03', 'every group and every topic remembers for itself', async (s) => {
+  const [topic, other] = [s.topicName(), s.topicName()];
+  const bus = await s.connect();
+  const store = memoryStore();
+  const record = s.recorder<number>();
+  for (const group of ['a', 'b']) await bus.subscribe(topic, { group, idempotency: store }, record.handler);
+  await bus.subscribe(other, { group: 'a', idempotency: store }, record.handler);
+  await bus.publish(topic, 1, { id: 'same' });
+  await bus.publish(other, 1, { id: 'same' });
+  await record.waitFor(3);
+  await record.nothingMore();
+  const places = record.seen.map((one) => `${one.topic}/${one.group}`).sort();
+  expect(places).toEqual([`${topic}/a`, `${topic}/b`, `${other}/a`].sort());
+});
+
+contract('IDEM-04', 'of two that hold one id at once one runs, and the other is a duplicate later', async (s) => {
+  const topic = s.topicName();
+  const store = memoryStore();
+  const gate = Promise.withResolvers<void>();
+  s.afterwards(() => gate.resolve());
+  const record = s.recorder<number>(() => gate.promise);
+  const bus = await s.connect();
+  // One attempt is all there is: were giving back to cost one, the second would be dead.
+  const options = { group: 'g', concurrency: 4, idempotency: store, retry: { attempts: 1 } };
+  const subscription = await bus.subscribe(topic, options, record.handler);
+  for (const data of [1, 2]) await bus.publish(topic, data, { id: 'same' });
+  await s.eventually('the second to be given back more than once', () => subscription.stats().givenBack >= 2);
+  expect(record.count).toBe(1);
+  gate.resolve();
+  await s.eventually('one ack and one duplicate', () => subscription.stats(), {
+    until: ({ acked, duplicates }) => acked === 1 && duplicates === 1,
+  });
+  await record.nothingMore();
+  expect(record.count).toBe(1);
+  expect(subscription.stats()).toMatchObject({ retried: 0, deadLettered: 0 });
+});
+
+contract('IDEM-04', 'when the one that runs fails, the other is the next runner, with its attempts untouched', async (s) => {
+  const topic = s.topicName();
+  const store = memoryStore();
+  const gate = Promise.withResolvers<void>();
+  s.afterwards(() => gate.resolve());
+  const record = s.recorder<number>(async (message, call) => {
+    if (call > 1) return;
+    await gate.promise;
+    await message.reject('this copy is bad');
+  });
+  const subscriptions = [];
+  for (const bus of [await s.connect(), await s.connect()]) {
+    const options = { group: 'g', concurrency: 2, idempotency: store, retry: { attempts: 2, delay: 50 } };
+    subscriptions.push(await bus.subscribe(topic, options, record.handler));
+  }
+  const publisher = await s.connect();
+  await publisher.publish(topic, 1, { id: 'same' });
+  await record.waitFor(1);
+  await publisher.publish(topic, 2, { id: 'same' });
+  const sum = (count: 'givenBack' | 'acked'): number => subscriptions.reduce((all, one) => all + one.stats()[count], 0);
+  await s.eventually('the second to be given back', () => sum('givenBack') > 0);
+  gate.resolve();
+  await s.eventually('the second to be acked', () => sum('acked') === 1);
+  expect(record.seen.map(({ data, attempt }) => [data, attempt])).toEqual([
+    [1, 1],
+    [2, 1],
+  ]);
+});
+
+contract('IDEM-04', 'the claim of a dead member ends with it', async (s) => {
+  const topic = s.topicName();
+  const options = { group: 'g', lease: s.lease };
+  const member = await s.member('consumer', { topic, options, idempotent: true, work: 'hold' });
+  await member.waitFor('subscribed');
+  const bus = await s.connect();
+  await bus.publish(topic, 1, { id: 'same' });
+  await member.waitFor('received');
+  await member.kill();
+  const heir = s.recorder<number>();
+  const subscription = await bus.subscribe(topic, { ...options, idempotency: memoryStore() }, heir.handler);
+  await heir.waitFor(1, s.takeOver);
+  await bus.publish(topic, 2, { id: 'same' });
+  await s.eventually('a duplicate', () => subscription.stats().duplicates === 1);
+  expect(heir.data).toEqual([1]);
+});
+
+/** A store that is away until it is told to come back. */
+function fragileStore(): IdempotencyStore & { away: boolean; asked: number } {
+  const inner = memoryStore();
+  return {
+    away: true,
+    asked: 0,
+    run(claim, work) {
+      this.asked++;
+      if (this.away) return Promise.reject(new Error('the store is on holiday'));
+      return inner.run(claim, work);
+    },
+  };
+}
+
+contract('IDEM-06', 'while the store is away nothing is handled, no attempt is used, and the health says why', async (s) => {
+  const topic = s.topicName();
+  const bus = await s.connect();
+  const store = fragileStore();
+  const record = s.recorder<number>();
+  // One attempt is all there is: were an absence to cost one, the messages would be dead.
+  const options = { group: 'g', idempotency: store, retry: { attempts: 1 } };
+  const subscription = await bus.subscribe(topic, options, record.handler);
+  for (const data of [1, 2, 3]) await bus.publish(topic, data);
+  await s.eventually('all to be given back, some of them twice', () => subscription.stats().givenBack > 3);
+  const health = await bus.health();
+  expect(health.status).toBe('degraded');
+  expect(health.subscriptions[0]?.error).toMatch('the store is on holiday');
+  expect(record.count).toBe(0);
+  // Given back with a delay: a store that is away is not asked without end.
+  const asked = store.asked;
+  await record.nothingMore();
+  expect(store.asked - asked).toBeLessThanOrEqual(9);
+
+  store.away = false;
+  await record.waitFor(3);
+  await s.eventually('all to be acked', () => subscription.stats().acked === 3);
+  expect(record.seen.map(({ attempt }) => attempt)).toEqual([1, 1, 1]);
+  expect(subscription.stats().deadLettered).toBe(0);
+  await s.eventually('the health to be good again', async () => (await bus.health()).status === 'up');
+});
+
+contract('IDEM-06', 'a store that fails after the handler leaves the message unacked', async (s) => {
+  const topic = s.topicName();
+  const bus = await s.connect();
+  const inner = memoryStore();
+  let failing = true;
+  const store: IdempotencyStore = {
+    async run(claim, work) {
+      if (!failing) return await inner.run(claim, work);
+      await work({});
+      throw new Error('the mark could not be written');
+    },
+  };
+  const record = s.recorder<number>();
+  const subscription = await bus.subscribe(topic, { group: 'g', idempotency: store, retry: { attempts: 1 } }, record.handler);
+  await bus.publish(topic, 1);
+  await s.eventually('the message to be given back', () => subscription.stats().givenBack === 1);
+  expect(subscription.stats().acked).toBe(0);
+  failing = false;
+  await s.eventually('the message to be acked', () => subscription.stats().acked === 1);
+  expect(record.seen.map(({ attempt }) => attempt)).toEqual([1, 1]);
+});
+
+const text = (data: unknown): Uint8Array => new TextEncoder().encode(JSON.stringify(data));
+
+contract('IDEM-07', 'a foreign message is known by its place, or needs a key', async (s) => {
+  const topic = s.topicName();
+  const bus = await s.connect();
+  const record = s.recorder<string>();
+  const options = { group: 'g', idempotency: memoryStore(), retry: { attempts: 1 } };
+  const subscription = await bus.subscribe(topic, options, record.handler);
+  // The same body twice: two messages, which nothing but their places tells apart.
+  for (let copies = 0; copies < 2; copies++) {
+    await s.foreign.publish(topic, { body: text('same'), contentType: 'application/json', key });
+  }
+  await s.eventually('both to be settled', () => subscription.stats(), {
+    until: ({ acked, deadLettered }) => acked + deadLettered === 2,
+  });
+  if (record.count > 0) {
+    expect(record.data).toEqual(['same', 'same']);
+    expect(new Set(record.seen.map(({ message }) => message.position)).size).toBe(2);
+    expect(record.seen.map(({ message }) => typeof message.position)).toEqual(['string', 'string']);
+    expect(subscription.stats()).toMatchObject({ acked: 2, duplicates: 0, deadLettered: 0 });
+    return;
+  }
+  // Nothing identifies them here: they are set aside, with the reason and the way out.
+  const letters = await s.eventually('two dead letters', () => bus.deadLetters(topic, 'g').peek(), {
+    until: ({ length }) => length === 2,
+  });
+  expect(letters.map(({ reason, attempts }) => [reason, attempts])).toEqual([
+    ['invalid', 0],
+    ['invalid', 0],
+  ]);
+  expect(letters[0]?.error?.message).toMatch(/idempotency\.key/);
+});
+
+contract('IDEM-07', 'a foreign message is not handled again after its handler succeeded and its ack was lost', async (s) => {
+  const topic = s.topicName();
+  const store = memoryStore();
+  const link = await s.network();
+  const bus = await s.connect({ to: link });
+  const cut = Promise.withResolvers<void>();
+  const record = s.recorder<string>(() => (record.count === 1 ? cut.promise : undefined));
+  const idempotency = { store, key: (message: Message) => message.position ?? String(message.data) };
+  const subscription = await bus.subscribe(topic, { group: 'g', lease: s.lease, idempotency }, record.handler);
+  await s.foreign.publish(topic, { body: text('foreign'), contentType: 'application/json', key });
+  await record.waitFor(1);
+  await link.cut('reset');
+  cut.resolve();
+  await s.eventually('the handler to end', () => record.running === 0);
+  await link.mend();
+  const outside = await s.connect();
+  await outside.publish(topic, 'marker', { key });
+  await record.waitFor((seen) => seen.some(({ data }) => data === 'marker'), RECOVERY + s.takeOver);
+  await record.nothingMore();
+  expect(record.data).toEqual(['foreign', 'marker']);
+  expect(subscription.stats().deadLettered).toBe(0);
+});
+
+contract('IDEM-07', 'with a key of the user foreign messages are told apart by it', async (s) => {
+  const topic = s.topicName();
+  const bus = await s.connect();
+  const record = s.recorder<string>();
+  const idempotency = { store: memoryStore(), key: (message: Message) => String(message.data) };
+  const subscription = await bus.subscribe(topic, { group: 'g', idempotency }, record.handler);
+  for (const data of ['a', 'b', 'a']) {
+    await s.foreign.publish(topic, { body: text(data), contentType: 'application/json', key });
+  }
+  await s.eventually('all to be settled', () => subscription.stats(), {
+    until: ({ acked, duplicates }) => acked === 2 && duplicates === 1,
+  });
+  expect([...record.data].sort()).toEqual(['a', 'b']);
+});
+
+contract('IDEM-07', "unidentified: 'handle' handles what nothing identifies", async (s) => {
+  const topic = s.topicName();
+  const bus = await s.connect();
+  const record = s.recorder<string>();
+  const idempotency = { store: memoryStore(), unidentified: 'handle' as const };
+  const subscription = await bus.subscribe(topic, { group: 'g', idempotency }, record.handler);
+  for (const data of ['a', 'b']) {
+    await s.foreign.publish(topic, { body: text(data), contentType: 'application/json', key });
+  }
+  await record.waitFor(2, AT_ONCE + RECOVERY);
+  await s.eventually('both to be acked', () => subscription.stats().acked === 2);
+  expect([...record.data].sort()).toEqual(['a', 'b']);
+  await settles('close', subscription.close());
+});

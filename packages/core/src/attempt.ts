@@ -1,11 +1,11 @@
 import { randomUUID } from 'node:crypto';
-import { WaybillError } from './errors.ts';
+import { InvalidMessageError, WaybillError } from './errors.ts';
 import type { Held } from './held.ts';
 import type { ClaimOutcome } from './idempotency.ts';
 import { ReceivedMessage } from './message.ts';
 import type { Pipeline, Unit } from './pipeline.ts';
 import type { CompiledIdempotency } from './subscribe-options.ts';
-import { decodeMessage, UnknownTypeError } from './validate.ts';
+import { type DecodedMessage, decodeMessage, UnknownTypeError } from './validate.ts';
 import { verdictOf } from './verdict.ts';
 
 /** How one call of the handler ended: `give-back` when it is not to count at all. */
@@ -25,7 +25,8 @@ export async function runAttempt(pipeline: Pipeline, unit: Unit): Promise<void> 
     const messages: ReceivedMessage[] = [];
     for (const held of unit.helds) {
       if (!screen(pipeline, held)) continue;
-      const message = await open(pipeline, held);
+      const opened = open(pipeline, held);
+      const message = opened instanceof Promise ? await opened : opened;
       if (message !== undefined) messages.push(message);
     }
     const { idempotency } = pipeline.setup.settings;
@@ -73,42 +74,49 @@ function guardAgainstCrashes(pipeline: Pipeline, held: Held): boolean {
     return true;
   }
   if (ordered || inPlace || delivery.attempt - 1 + silentReturns < settings.retry.attempts) return true;
-  pipeline.settle(
-    held,
-    { verb: 'giveBack', delivery, after: 0, attempt: delivery.attempt, alone: true },
-    undefined,
-  );
+  pipeline.settle(held, { verb: 'giveBack', delivery, after: 0, attempt: delivery.attempt, alone: true }, undefined);
   return false;
 }
 
-/** Decodes a message; `undefined` when it cannot be, and has been dealt with (SUB-10). */
-async function open(pipeline: Pipeline, held: Held): Promise<ReceivedMessage | undefined> {
-  const { definition, codec, settings, topic, group } = pipeline.setup;
-  const { delivery } = held;
+/** Decodes a message; `undefined` when it cannot be, and has been dealt with (SUB-10). A promise only for a schema. */
+function open(pipeline: Pipeline, held: Held): ReceivedMessage | undefined | Promise<ReceivedMessage | undefined> {
   try {
-    const decoded = decodeMessage(definition, codec, delivery);
-    const { data, contentType } = decoded instanceof Promise ? await decoded : decoded;
-    const id = delivery.id ?? (delivery.position === undefined ? randomUUID() : `${topic}@${delivery.position}`);
-    const message = new ReceivedMessage(held, delivery, { topic, group }, held.attempt, id, contentType, data);
-    if (held.lost !== undefined) return undefined;
-    held.message = message;
-    return message;
+    const decoded = decodeMessage(pipeline.setup.definition, pipeline.setup.codec, held.delivery);
+    if (!(decoded instanceof Promise)) return messageOf(pipeline, held, decoded);
+    return decoded.then(
+      (done) => messageOf(pipeline, held, done),
+      (error: unknown) => unreadable(pipeline, held, error),
+    );
   } catch (error) {
-    if (error instanceof UnknownTypeError) {
-      if (settings.unknownType === 'skip') pipeline.settle(held, { verb: 'ack', delivery }, 'dropped');
-      else pipeline.exhaust(held, 'unknown-type', error, held.attempt - 1);
-    } else if (settings.invalid === 'retry') {
-      pipeline.carryOut(held, { verb: 'retry', after: undefined, error });
-    } else if (settings.invalid === 'dead-letter') {
-      pipeline.exhaust(held, 'invalid', error, held.attempt - 1);
-    } else {
-      pipeline.abandon(held);
-      pipeline.setup.failed(
-        error instanceof WaybillError ? error : new WaybillError('INVALID_MESSAGE', String(error), { cause: error }),
-      );
-    }
-    return undefined;
+    return unreadable(pipeline, held, error);
   }
+}
+
+function messageOf(pipeline: Pipeline, held: Held, { data, contentType }: DecodedMessage): ReceivedMessage | undefined {
+  if (held.lost !== undefined) return undefined;
+  const { delivery } = held;
+  const { topic } = pipeline.setup;
+  const id = delivery.id ?? (delivery.position === undefined ? randomUUID() : `${topic}@${delivery.position}`);
+  held.message = new ReceivedMessage(held, delivery, pipeline.setup, held.attempt, id, contentType, data);
+  return held.message;
+}
+
+function unreadable(pipeline: Pipeline, held: Held, error: unknown): undefined {
+  const { settings } = pipeline.setup;
+  if (error instanceof UnknownTypeError) {
+    if (settings.unknownType === 'skip') pipeline.settle(held, { verb: 'ack', delivery: held.delivery }, 'dropped');
+    else pipeline.exhaust(held, 'unknown-type', error, held.attempt - 1);
+  } else if (settings.invalid === 'retry') {
+    pipeline.carryOut(held, { verb: 'retry', after: undefined, error });
+  } else if (settings.invalid === 'dead-letter') {
+    pipeline.exhaust(held, 'invalid', error, held.attempt - 1);
+  } else {
+    pipeline.abandon(held);
+    pipeline.setup.failed(
+      WaybillError.is(error) ? error : new InvalidMessageError('body', String(error), { cause: error }),
+    );
+  }
+  return undefined;
 }
 
 async function attemptPlain(pipeline: Pipeline, unit: Unit, messages: readonly ReceivedMessage[]): Promise<void> {

@@ -67,6 +67,8 @@ export class ConnectedBus implements Bus, ConnectionEvents {
   readonly #topics: Topics;
   readonly #members = new Map<string, Member>();
   readonly #reserved = new Set<string>();
+  /** What bare names stand for, so that a name is checked once. */
+  readonly #bareTopics = new Map<string, TopicDefinition>();
   #state: State = 'open';
   #closing: Promise<void> | undefined;
   #interruption: WaybillError | undefined;
@@ -103,7 +105,7 @@ export class ConnectedBus implements Bus, ConnectionEvents {
   }
 
   async publish<T extends AnyTopic | string>(topic: T, data: unknown, options: PublishOptions = {}): Promise<Receipt> {
-    const definition = resolveTopic(topic);
+    const definition = this.#definition(topic);
     const middleware = this.#setup.options.middleware?.publish;
     if (middleware === undefined || middleware.length === 0) return this.#publish(definition, data, options);
     return this.#publishThrough(middleware, definition, data, options);
@@ -160,7 +162,7 @@ export class ConnectedBus implements Bus, ConnectionEvents {
   }
 
   deadLetters(topic: AnyTopic | string, group: string): DeadLetters {
-    const definition = resolveTopic(topic);
+    const definition = this.#definition(topic);
     checkName('group', group);
     return deadLettersOf({
       connection: this.#connection,
@@ -171,14 +173,14 @@ export class ConnectedBus implements Bus, ConnectionEvents {
   }
 
   async lag(topic: AnyTopic | string, group: string): Promise<Lag> {
-    return this.#connection.lag(await this.#group(resolveTopic(topic), group));
+    return this.#connection.lag(await this.#group(this.#definition(topic), group));
   }
 
   async seek(topic: AnyTopic | string, group: string, to: Position): Promise<void> {
     const { log } = this.capabilities;
     if (!log.supported) throw new UnsupportedError('log', this.#setup.adapter, log.reason);
     checkPosition(to);
-    await this.#connection.seek(await this.#group(resolveTopic(topic), group), to);
+    await this.#connection.seek(await this.#group(this.#definition(topic), group), to);
   }
 
   async provision(plan: readonly (Consumer | ProvisionPlanItem)[]): Promise<void> {
@@ -187,7 +189,7 @@ export class ConnectedBus implements Bus, ConnectionEvents {
     const items: ProvisionItem[] = [];
     const differences: string[] = [];
     for (const one of plan) {
-      const definition = resolveTopic(one.topic);
+      const definition = this.#definition(one.topic);
       const groups = isConsumer(one) ? [one.options] : one.groups.map((group): SubscribeOptions => ({ group }));
       const named = groups.filter((options) => options.group !== undefined);
       for (const { group } of named) checkName('group', group);
@@ -213,7 +215,7 @@ export class ConnectedBus implements Bus, ConnectionEvents {
   }
 
   async removeGroup(topic: AnyTopic | string, group: string): Promise<void> {
-    const definition = resolveTopic(topic);
+    const definition = this.#definition(topic);
     const member = this.#members.get(memberKey(definition.name, group));
     if (member !== undefined) {
       throw new ConfigError('group', `"${group}" has a subscription in this bus; close that first`);
@@ -343,7 +345,7 @@ export class ConnectedBus implements Bus, ConnectionEvents {
   ): Promise<Member> {
     this.#checkOpen();
     const { adapter, clock, logger, topology } = this.#setup;
-    const definition = resolveTopic(topic);
+    const definition = this.#definition(topic);
     const settings = compileSubscribeOptions(options, {
       adapter,
       capabilities: this.capabilities,
@@ -354,7 +356,10 @@ export class ConnectedBus implements Bus, ConnectionEvents {
     const group = settings.group ?? `broadcast-${randomUUID()}`;
     const key = memberKey(definition.name, group);
     if (this.#members.has(key) || this.#reserved.has(key)) {
-      throw new ConfigError('group', `topic "${definition.name}", group "${group}" has a subscription in this bus already`);
+      throw new ConfigError(
+        'group',
+        `topic "${definition.name}", group "${group}" has a subscription in this bus already`,
+      );
     }
     this.#reserved.add(key);
     try {
@@ -370,7 +375,10 @@ export class ConnectedBus implements Bus, ConnectionEvents {
       }
       if (topology !== 'none' || temporary) {
         const groups = [{ name: group, temporary, startAt: settings.startAt, options: settings.brokerOptions }];
-        const differences = await this.#connection.provision([{ topic: on, groups }], topology === 'verify' && !temporary ? 'verify' : 'create');
+        const differences = await this.#connection.provision(
+          [{ topic: on, groups }],
+          topology === 'verify' && !temporary ? 'verify' : 'create',
+        );
         if (differences.length > 0) throw new ConfigError('topology', differences.join('; '), { adapter });
       }
       const place = { adapter, topic: definition.name, group };
@@ -435,6 +443,16 @@ export class ConnectedBus implements Bus, ConnectionEvents {
     this.#state = 'closed';
     await this.#connection.close();
     this.#endClosed();
+  }
+
+  #definition(topic: AnyTopic | string): TopicDefinition {
+    if (typeof topic !== 'string') return resolveTopic(topic);
+    let definition = this.#bareTopics.get(topic);
+    if (definition === undefined) {
+      definition = resolveTopic(topic);
+      this.#bareTopics.set(topic, definition);
+    }
+    return definition;
   }
 
   #checkOpen(): void {

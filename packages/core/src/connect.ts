@@ -168,7 +168,8 @@ async function load(scheme: string, url: string): Promise<AdapterFactory> {
   const factory = Object.values(module).find(
     (one): one is AdapterFactory => isFactory(one) && one.schemes.includes(scheme),
   );
-  if (factory === undefined) throw new ConfigError('url', `${name} exports no adapter for "${scheme}:"; is it too old?`);
+  if (factory === undefined)
+    throw new ConfigError('url', `${name} exports no adapter for "${scheme}:"; is it too old?`);
   return factory;
 }
 

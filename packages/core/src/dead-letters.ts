@@ -1,6 +1,17 @@
-import type { Connection, DeadLetterCount, GroupRef } from './adapter.ts';
-import type { Clock } from './clock.ts';
+import type {
+  Connection,
+  DeadLetterCount,
+  DeadLetterRecord,
+  DeadLetterScan,
+  GroupRef,
+  SettleResult,
+} from './adapter.ts';
+import { type Clock, sleep } from './clock.ts';
 import type { Codec } from './codec.ts';
+import { ConfigError, ConnectionError, WaybillError } from './errors.ts';
+import { backOff } from './retry.ts';
+import { checkOptions } from './url.ts';
+import { decodeBare } from './validate.ts';
 import type { DeadLetterReason } from './wire.ts';
 
 /** A message that a group has given up on (DLQ-01). */
@@ -59,6 +70,188 @@ export interface DeadLettersContext {
   readonly clock: Clock;
 }
 
-export function deadLettersOf(_context: DeadLettersContext): DeadLetters {
-  throw new Error('not yet');
+/** How many are in hand at once: few enough to be put back at once, enough to make the walk quick. */
+const stride = 100;
+
+export function deadLettersOf(context: DeadLettersContext): DeadLetters {
+  const { connection, group } = context;
+  return {
+    count: async () => connection.countDeadLetters(await group()),
+    async peek(options = {}) {
+      checkOptions(options, ['limit', 'where'], '');
+      const found: DeadLetter[] = [];
+      await walk(context, compile({ limit: stride, ...defined(options) }), async (_scan, chosen) => {
+        for (const { letter } of chosen) found.push(letter);
+        return chosen.length;
+      });
+      return found;
+    },
+    redrive: (select) => carryOut(context, 'redrive', compile(select)),
+    purge: (select) => carryOut(context, 'purge', compile(select)),
+  };
+}
+
+/** A selection that has been checked. */
+interface Plan {
+  readonly ids: ReadonlySet<string> | undefined;
+  readonly where: ((letter: DeadLetter) => boolean) | undefined;
+  readonly limit: number;
+}
+
+/** @throws ConfigError */
+function compile(select: DeadLetterSelection): Plan {
+  if (select === 'all') return { ids: undefined, where: undefined, limit: Number.POSITIVE_INFINITY };
+  if (typeof select !== 'object' || select === null) {
+    throw new ConfigError('select', "is neither 'all' nor an object with ids, where or limit");
+  }
+  checkOptions(select, ['ids', 'where', 'limit'], 'select');
+  const { ids, where, limit } = select;
+  if (ids === undefined && where === undefined && limit === undefined) {
+    throw new ConfigError('select', "selects nothing; write 'all' for all of them, or give ids, where or limit");
+  }
+  if (ids !== undefined && !(Array.isArray(ids) && ids.every((id) => typeof id === 'string'))) {
+    throw new ConfigError('select.ids', 'is not a list of entry ids');
+  }
+  if (where !== undefined && typeof where !== 'function') throw new ConfigError('select.where', 'is not a function');
+  if (limit !== undefined && !(Number.isInteger(limit) && limit >= 1)) {
+    throw new ConfigError('select.limit', `${limit} is not a whole number from 1 on`);
+  }
+  return { ids: ids && new Set(ids), where, limit: limit ?? Number.POSITIVE_INFINITY };
+}
+
+function defined<T extends object>(options: T): T {
+  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as T;
+}
+
+interface Chosen {
+  readonly record: DeadLetterRecord;
+  readonly letter: DeadLetter;
+}
+
+/** Walks over what is there, oldest first. `visit` says how many of the chosen ones count towards the limit. */
+async function walk(
+  context: DeadLettersContext,
+  { ids, where, limit }: Plan,
+  visit: (scan: DeadLetterScan, chosen: readonly Chosen[]) => Promise<number>,
+): Promise<number> {
+  const group = await context.group();
+  const missing = ids && new Set(ids);
+  let counted = 0;
+  const scan = await context.connection.openDeadLetters(group);
+  try {
+    while (counted < limit && missing?.size !== 0) {
+      const filtered = ids !== undefined || where !== undefined;
+      const records = await scan.next(filtered ? stride : Math.min(stride, limit - counted));
+      if (records.length === 0) break;
+      const chosen: Chosen[] = [];
+      for (const record of records) {
+        if (counted + chosen.length >= limit) break;
+        if (missing !== undefined && !missing.delete(record.details.entry)) continue;
+        const letter = read(record, group, context.codec);
+        if (where === undefined || fits(where, letter)) chosen.push({ record, letter });
+      }
+      if (chosen.length > 0) counted += await visit(scan, chosen);
+    }
+  } finally {
+    await scan.close();
+  }
+  return counted;
+}
+
+function fits(where: (letter: DeadLetter) => boolean, letter: DeadLetter): boolean {
+  const answer: unknown = where(letter);
+  // A promise counts as true: an async filter would choose everything.
+  if (typeof answer === 'object' && answer !== null && 'then' in answer) {
+    throw new ConfigError('where', 'returns a promise; it has to answer at once');
+  }
+  return Boolean(answer);
+}
+
+function read(record: DeadLetterRecord, group: GroupRef, codec: Codec): DeadLetter {
+  const { details, id, type, key, body, headers, contentType, publishedAt } = record;
+  const { errorName, errorMessage } = details;
+  return {
+    entry: details.entry,
+    id,
+    topic: details.topic === '' ? group.topic.name : details.topic,
+    group: details.group === '' ? group.name : details.group,
+    type,
+    key,
+    body,
+    data: decodeIfPossible(record, codec),
+    headers,
+    contentType,
+    publishedAt: publishedAt === undefined ? undefined : new Date(publishedAt),
+    reason: details.reason,
+    error:
+      errorName === undefined && errorMessage === undefined
+        ? undefined
+        : { name: errorName ?? 'Error', message: errorMessage ?? '' },
+    attempts: details.attempts,
+    at: new Date(details.at),
+  };
+}
+
+function decodeIfPossible({ body, contentType }: DeadLetterRecord, codec: Codec): unknown {
+  try {
+    return decodeBare(codec, body, contentType).data;
+  } catch {
+    return undefined;
+  }
+}
+
+function carryOut(context: DeadLettersContext, verb: 'redrive' | 'purge', plan: Plan): Promise<number> {
+  let before = 0;
+  return walk(context, plan, async (scan, chosen) => {
+    const records = chosen.map(({ record }) => record);
+    const applied = await repeat(context, scan, verb, records, before);
+    before += applied;
+    return applied;
+  });
+}
+
+/** Tries of one stride, about three seconds in all: long enough for a hiccup, short enough for somebody who waits. */
+const tries = 6;
+const repeatAfter = { initial: 100, max: 2_000 } as const;
+
+/**
+ * Redrives or purges until every record is done, or has turned out to be somebody else's by now. A redrive without an
+ * answer is repeated and may then come twice: the other way it could be lost.
+ *
+ * @throws ConnectionError when the broker does not get it done; what is left stays where it is
+ */
+async function repeat(
+  context: DeadLettersContext,
+  scan: DeadLetterScan,
+  verb: 'redrive' | 'purge',
+  records: readonly DeadLetterRecord[],
+  before: number,
+): Promise<number> {
+  let left = records;
+  let applied = 0;
+  for (let attempt = 1; ; attempt++) {
+    let cause: unknown;
+    let results: readonly SettleResult[] = [];
+    try {
+      results = await scan[verb](left);
+    } catch (error) {
+      if (!mayPass(error)) throw error;
+      cause = error;
+    }
+    applied += results.filter((result) => result === 'applied').length;
+    left = left.filter((_, i) => results[i] !== 'applied' && results[i] !== 'lost');
+    if (left.length === 0) return applied;
+    if (attempt === tries) {
+      const done = verb === 'redrive' ? 'redriven' : 'purged';
+      throw new ConnectionError(
+        `the broker did not get ${left.length} dead letters ${done}, after ${before + applied} that were; the rest is still there, so try again`,
+        { cause },
+      );
+    }
+    await sleep(context.clock, backOff(attempt, repeatAfter));
+  }
+}
+
+function mayPass(error: unknown): boolean {
+  return WaybillError.is(error, 'CONNECTION') && (error as ConnectionError).retryable;
 }

@@ -33,8 +33,11 @@ export interface ErrorDetails {
 export class WaybillError<Code extends ErrorCode = ErrorCode> extends Error {
   readonly code: Code;
   /** The adapter the error comes from, such as `kafka`; absent when core itself found the fault. */
-  readonly adapter?: string;
-  readonly [brand] = true;
+  declare readonly adapter?: string;
+
+  static {
+    Object.defineProperty(WaybillError.prototype, brand, { value: true });
+  }
 
   constructor(code: Code, message: string, details: ErrorDetails = {}) {
     super(message, 'cause' in details ? { cause: details.cause } : undefined);
@@ -184,7 +187,7 @@ export class PermanentError extends WaybillError<'PERMANENT'> {
 /** Thrown by a handler: try again, `after` this long instead of the policy's delay (RETRY-06). */
 export class RetryError extends WaybillError<'RETRY'> {
   /** Milliseconds; absent: the policy's delay. */
-  readonly after?: number;
+  declare readonly after?: number;
   constructor(options: ErrorDetails & { after?: Duration; message?: string } = {}) {
     super('RETRY', options.message ?? 'the handler asked for a retry', options);
     if (options.after !== undefined) this.after = duration(options.after, 'after');

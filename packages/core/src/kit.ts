@@ -5,7 +5,7 @@ export { type Duration, duration } from './duration.ts';
 export * from './errors.ts';
 export { Fifo } from './fifo.ts';
 export { type Logger, silent } from './logger.ts';
-export { backOff } from './retry.ts';
 export { checkName, nameMaker, splitName } from './names.ts';
+export { backOff } from './retry.ts';
 export { type BrokerUrl, checkOptions, hidePassword, param, parseBrokerUrl, readParams } from './url.ts';
 export * from './wire.ts';

@@ -88,7 +88,10 @@ export class LeaseKeeper {
         else if (held.state !== 'gone' && held.lost === undefined) gone.push(held);
       }
       if (gone.length > 0) {
-        this.#watch.lost(gone, new LeaseLostError(`${this.#watch.what}: the broker gave the message to another member`));
+        this.#watch.lost(
+          gone,
+          new LeaseLostError(`${this.#watch.what}: the broker gave the message to another member`),
+        );
       }
     } catch (error) {
       this.#watch.logger.debug(`${this.#watch.what}: leases could not be renewed, tried again`, { error });

@@ -123,7 +123,9 @@ export class ReceivedMessage<T = unknown> implements Message<T> {
     if (this.verdict !== undefined || this.#over) {
       const how = this.verdict === undefined ? 'by the end of its attempt' : `by ${this.verdict.verb}()`;
       return Promise.reject(
-        new AlreadySettledError(`message ${this.id} of topic "${this.topic}", group "${this.group}" was settled ${how}`),
+        new AlreadySettledError(
+          `message ${this.id} of topic "${this.topic}", group "${this.group}" was settled ${how}`,
+        ),
       );
     }
     this.verdict = verdict;

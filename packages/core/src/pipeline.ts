@@ -2,6 +2,7 @@ import type { Capabilities, Delivery, Receiver, Settlement } from './adapter.ts'
 import { Alarm } from './alarm.ts';
 import { type AttemptResult, runAttempt } from './attempt.ts';
 import type { Clock } from './clock.ts';
+import type { Codec } from './codec.ts';
 import { ClosedError, HandlerTimeoutError, UnsupportedError, type WaybillError } from './errors.ts';
 import { Held, type HeldBy } from './held.ts';
 import { LeaseKeeper } from './leases.ts';
@@ -12,7 +13,6 @@ import { Settler } from './settler.ts';
 import type { SubscriptionSettings } from './subscribe-options.ts';
 import type { TopicDefinition } from './topic.ts';
 import { deadLetterDetails } from './verdict.ts';
-import type { Codec } from './codec.ts';
 import type { DeadLetterReason } from './wire.ts';
 
 /** Followers of held keys that one lane may pile up before it waits (ORD-02). */
@@ -99,7 +99,7 @@ export class Pipeline implements HeldBy {
     this.#receiver = receiver;
     const { clock, logger } = setup;
     this.#ready = setup.ordered ? new OrderedReady() : new UnorderedReady();
-    this.#settler = new Settler(receiver, clock, logger, this.what);
+    this.#settler = new Settler(receiver, clock, logger, setup);
     this.#alarm = new Alarm(clock, () => this.#onAlarm());
     this.#leases = new LeaseKeeper({
       receiver,
@@ -527,7 +527,9 @@ export class Pipeline implements HeldBy {
     for (const unit of [...this.#units]) {
       if (unit.deadline <= now) {
         const { timeout } = this.setup.settings;
-        const error = new HandlerTimeoutError(`${this.what}: the handler took longer than its time-out of ${timeout} ms`);
+        const error = new HandlerTimeoutError(
+          `${this.what}: the handler took longer than its time-out of ${timeout} ms`,
+        );
         unit.deadline = Number.POSITIVE_INFINITY;
         for (const held of unit.helds) held.message?.abort(error);
         unit.abort?.(error);

@@ -1,5 +1,6 @@
 import type { Receiver, Settlement, SettleResult } from './adapter.ts';
 import type { Clock, Timer } from './clock.ts';
+import { diagnostics } from './diagnostics.ts';
 import type { Held } from './held.ts';
 import type { Logger } from './logger.ts';
 import { backOff } from './retry.ts';
@@ -16,6 +17,12 @@ interface Pending {
   tries: number;
 }
 
+interface Place {
+  readonly adapter: string;
+  readonly topic: string;
+  readonly group: string;
+}
+
 /**
  * Brings settlements to the broker beside the handlers' work. Load forms the batches: what gathers while sends are
  * under way goes with the next one. What the broker could not do is repeated, with back-off, for as long as the
@@ -25,7 +32,7 @@ export class Settler {
   readonly #receiver: Receiver;
   readonly #clock: Clock;
   readonly #logger: Logger;
-  readonly #what: string;
+  readonly #place: Place;
   #pending: Pending[] = [];
   #inFlight = 0;
   #scheduled = false;
@@ -36,11 +43,11 @@ export class Settler {
   /** Why the last try failed, while something is being repeated. */
   trouble: string | undefined;
 
-  constructor(receiver: Receiver, clock: Clock, logger: Logger, what: string) {
+  constructor(receiver: Receiver, clock: Clock, logger: Logger, place: Place) {
     this.#receiver = receiver;
     this.#clock = clock;
     this.#logger = logger;
-    this.#what = what;
+    this.#place = place;
   }
 
   /** Settlements that have not ended. */
@@ -98,10 +105,17 @@ export class Settler {
     for (let i = 0; i < ours.length; i++) {
       const one = ours[i] as Pending;
       const result = results[i] ?? 'unknown';
+      if (diagnostics.settle.hasSubscribers) this.#tell(one, result);
       if (result === 'applied' || result === 'lost') this.#end(one, result);
       else this.#repeat(one, result);
     }
     this.#schedule();
+  }
+
+  #tell({ held, settlement }: Pending, result: SettleResult): void {
+    const { adapter, topic, group } = this.#place;
+    const { id } = held.delivery;
+    diagnostics.settle.publish({ adapter, topic, group, id, verb: settlement.verb, attempt: held.attempt, result });
   }
 
   #repeat(one: Pending, result: SettleResult): void {
@@ -113,7 +127,7 @@ export class Settler {
     this.trouble ??= `the broker answered "${result}"`;
     if (one.tries === 3) {
       this.#logger.warn(
-        `${this.#what}: "${one.settlement.verb}" of a message failed ${one.tries} times and is repeated; the message stays with the broker`,
+        `topic "${this.#place.topic}", group "${this.#place.group}": "${one.settlement.verb}" of a message failed ${one.tries} times and is repeated; the message stays with the broker`,
         { reason: this.trouble },
       );
     }

@@ -98,7 +98,10 @@ export function compileSubscribeOptions(
     group: options.group,
     concurrency: wholeNumber('concurrency', options.concurrency ?? 16, 1, 100_000),
     lease,
-    timeout: options.timeout === false ? Number.POSITIVE_INFINITY : positive('timeout', duration(options.timeout ?? '15m', 'timeout')),
+    timeout:
+      options.timeout === false
+        ? Number.POSITIVE_INFINITY
+        : positive('timeout', duration(options.timeout ?? '15m', 'timeout')),
     retry,
     whenExhausted: broadcast ? 'drop' : (whenExhausted ?? 'dead-letter'),
     invalid: oneOf('invalid', options.invalid, ['dead-letter', 'retry', 'stop']) ?? 'dead-letter',
@@ -123,7 +126,8 @@ function compileIdempotency(
     given === undefined ? fallback && { store: fallback } : 'store' in given ? given : { store: given };
   if (options === undefined) return undefined;
   checkOptions(options, ['store', 'key', 'window', 'epoch', 'unidentified'], 'idempotency');
-  if (typeof options.store?.run !== 'function') throw new ConfigError('idempotency.store', 'is not an idempotency store');
+  if (typeof options.store?.run !== 'function')
+    throw new ConfigError('idempotency.store', 'is not an idempotency store');
   oneOf('idempotency.unidentified', options.unidentified, ['handle']);
   return {
     ...options,

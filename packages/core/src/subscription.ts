@@ -253,6 +253,12 @@ export class Member implements Subscription, ReceiverEvents {
     this.#wakeUp();
     await this.#pipeline?.drain(timeout, this.#setup.givesBackRunning, this.#fetching);
     await this.#receiver?.close();
+    const { connection, groupRef, logger } = this.#setup;
+    if (groupRef.temporary) {
+      await connection.removeGroup(groupRef).catch((error: unknown) => {
+        logger.warn(`${this.#what}: a broadcast's group could not be removed; the broker does it later`, { error });
+      });
+    }
     this.#setup.ended();
   }
 

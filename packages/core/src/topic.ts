@@ -222,13 +222,26 @@ function made(definition: TopicDefinition, more: object = {}): AnyTopic {
  * @throws ConfigError for a bad name, or something that `topic()` did not make
  */
 export function resolveTopic(topic: AnyTopic | string): TopicDefinition {
-  if (typeof topic === 'string') {
-    checkName('topic', topic);
-    return define(topic, {});
-  }
+  if (typeof topic === 'string') return byName(topic);
   const definition = (topic as { [definitionOf]?: TopicDefinition } | null | undefined)?.[definitionOf];
   if (definition === undefined) {
     throw new ConfigError('topic', 'is neither a name nor made by topic(name, …)');
+  }
+  return definition;
+}
+
+/** A name means the same definition each time, so that what is known about a definition is known for the name. */
+const named = new Map<string, TopicDefinition>();
+/** Enough for the topics of a service; one that makes up names as it goes has no use for the memory. */
+const mostNamed = 1_000;
+
+function byName(name: string): TopicDefinition {
+  let definition = named.get(name);
+  if (definition === undefined) {
+    checkName('topic', name);
+    definition = define(name, {});
+    if (named.size === mostNamed) named.clear();
+    named.set(name, definition);
   }
   return definition;
 }

@@ -77,7 +77,9 @@ export class Topics {
     const info = await this.#patiently(() => connection.describeTopic(definition.name));
     if (info !== undefined) return info;
     if (topology === 'verify') {
-      throw new ConfigError('topology', `topic "${definition.name}" does not exist, and topology is 'verify'`, { adapter });
+      throw new ConfigError('topology', `topic "${definition.name}" does not exist, and topology is 'verify'`, {
+        adapter,
+      });
     }
     const declared = this.declared(definition);
     const differences = await this.#patiently(() => connection.provision([{ topic: declared, groups: [] }], 'create'));

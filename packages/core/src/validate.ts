@@ -316,7 +316,7 @@ function decodeBody(
   label: string | undefined,
   topic: string,
 ): DecodedMessage | Promise<DecodedMessage> {
-  if (schema === undefined) return label === undefined ? decodeUnlabelled(codec, body) : decodeAs(codec, body, label);
+  if (schema === undefined) return decodeBare(codec, body, label);
   const first = decodeAs(codec, body, label ?? codec.contentType);
   const isData = typeof first.data !== 'string' && !(first.data instanceof Uint8Array);
   if (isData || essenceOf(first.contentType) === essenceOf(codec.contentType)) return fitted(schema, first, topic);
@@ -330,21 +330,27 @@ function decodeBody(
   }
 }
 
+/**
+ * Reads a body that no schema asks anything of. Where nobody has said what it is and the codec cannot read it, it is
+ * bytes.
+ *
+ * @throws InvalidMessageError
+ */
+export function decodeBare(codec: Codec, body: Uint8Array, contentType: string | undefined): DecodedMessage {
+  if (contentType !== undefined) return decodeAs(codec, body, contentType);
+  try {
+    return { data: codec.decode(body, codec.contentType), contentType: codec.contentType };
+  } catch {
+    return { data: body, contentType: rawContentType };
+  }
+}
+
 function decodeAs(codec: Codec, body: Uint8Array, contentType: string): DecodedMessage {
   if (essenceOf(contentType) === rawContentType) return { data: body, contentType };
   try {
     return { data: codec.decode(body, contentType), contentType };
   } catch (error) {
     throw new InvalidMessageError('body', `does not decode as ${contentType}: ${textOf(error)}`, { cause: error });
-  }
-}
-
-/** Nobody has said what it is, and no schema asks for anything: where the codec cannot read it, it is bytes. */
-function decodeUnlabelled(codec: Codec, body: Uint8Array): DecodedMessage {
-  try {
-    return { data: codec.decode(body, codec.contentType), contentType: codec.contentType };
-  } catch {
-    return { data: body, contentType: rawContentType };
   }
 }
 

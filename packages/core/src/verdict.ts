@@ -33,5 +33,10 @@ function describe(error: unknown): Pick<DeadLetterDetails, 'errorName' | 'errorM
 
 /** Cuts between characters, never through one. */
 function cut(text: string, longest: number): string {
-  return text.length <= longest ? text : `${text.slice(0, longest - 1).toWellFormed().replace(/\uFFFD$/, '')}…`;
+  return text.length <= longest
+    ? text
+    : `${text
+        .slice(0, longest - 1)
+        .toWellFormed()
+        .replace(/\uFFFD$/, '')}…`;
 }

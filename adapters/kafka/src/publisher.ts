@@ -1,0 +1,307 @@
+/**
+ * Writes records: every message, retry, delay and dead letter goes through here.
+ *
+ * Load forms batches: one request is under way to each broker, with one batch for each of its partitions; what comes
+ * meanwhile goes with the next. The producer is idempotent: a batch whose answer was lost is sent once more with the
+ * same sequence numbers, and the broker drops the double. When its fate stays unknown, the numbers are given up with
+ * the whole producer: taken again by other messages they would make the broker drop those (GUAR-01).
+ */
+import { laneOf } from '@waybill/core/adapter';
+import { type Driver, KafkaFailure, type OutgoingRecord, type Producer, type TopicPartition } from './driver.ts';
+import { asFailure, isPassing, isUnknown } from './errors.ts';
+import { sizeOf } from './records.ts';
+
+export interface Send {
+  readonly topic: string;
+  /** Chosen by the key unless given. */
+  readonly partition?: number | undefined;
+  readonly record: OutgoingRecord;
+  /** On an ordered topic nothing of a partition may be stored after something before it was not. */
+  readonly ordered?: boolean;
+}
+
+export type Sent = { readonly partition: number; readonly offset: number } | KafkaFailure;
+
+/** Bytes of one partition's batch: below the broker's default of 1 MiB, whatever it is set to. */
+const BATCH_BYTES = 900_000;
+
+interface Entry extends TopicPartition {
+  readonly record: OutgoingRecord;
+  readonly size: number;
+  readonly ordered: boolean;
+  readonly settle: (sent: Sent) => void;
+}
+
+/** Numbers of a producer; dropped as a whole when one of them is in doubt. */
+interface Numbers extends Producer {
+  readonly next: Map<string, number>;
+}
+
+interface Chunk extends TopicPartition {
+  readonly name: string;
+  readonly entries: readonly Entry[];
+}
+
+export interface PublisherHooks {
+  /** A broker could not be reached. */
+  unreachable(failure: KafkaFailure): void;
+  /** A broker has answered. */
+  reached(): void;
+}
+
+export class Publisher {
+  readonly #driver: Driver;
+  readonly #hooks: PublisherHooks;
+  /** What waits, by partition, in its order. */
+  readonly #pending = new Map<string, Entry[]>();
+  /** Brokers with a request under way. */
+  readonly #busy = new Set<number>();
+  readonly #turns = new Map<string, number>();
+  #numbers: Promise<Numbers> | undefined;
+  #closed = false;
+
+  constructor(driver: Driver, hooks: PublisherHooks) {
+    this.#driver = driver;
+    this.#hooks = hooks;
+  }
+
+  /** A result for each, in their order; never rejects. Records of one partition are stored in the order given. */
+  async send(items: readonly Send[]): Promise<readonly Sent[]> {
+    const results: Promise<Sent>[] = [];
+    const placed = await Promise.all(items.map((item) => this.#place(item)));
+    for (const [index, { topic, record, ordered = false }] of items.entries()) {
+      const partition = placed[index] ?? new KafkaFailure('UNKNOWN', `topic "${topic}"`, { sent: false });
+      if (partition instanceof KafkaFailure) {
+        results.push(Promise.resolve(partition));
+        continue;
+      }
+      results.push(
+        new Promise((settle) => {
+          const entry: Entry = { topic, partition, record, size: sizeOf(record), ordered, settle };
+          const name = `${topic}:${partition}`;
+          const waiting = this.#pending.get(name);
+          if (waiting === undefined) this.#pending.set(name, [entry]);
+          else waiting.push(entry);
+        }),
+      );
+    }
+    void this.#pump();
+    return Promise.all(results);
+  }
+
+  async #place({ topic, partition, record }: Send): Promise<number | KafkaFailure> {
+    if (partition !== undefined) return partition;
+    let count: number;
+    try {
+      count = (await this.#driver.partitions(topic)).length;
+    } catch (error) {
+      return this.#unsent(asFailure(error));
+    }
+    if (record.key !== null) return laneOfBytes(record.key, count);
+    // By turns, so that the members of a group share what has no key.
+    const turn = this.#turns.get(topic) ?? Math.floor(Math.random() * count);
+    this.#turns.set(topic, turn + 1);
+    return turn % count;
+  }
+
+  /** A failure before anything was sent. */
+  #unsent(failure: KafkaFailure): KafkaFailure {
+    const unsent = new KafkaFailure(failure.code, failure.message, { sent: false, cause: failure.cause });
+    if (failure.code === 'CONNECTION' || failure.code === 'TIMEOUT') this.#hooks.unreachable(unsent);
+    return unsent;
+  }
+
+  /** Starts a request to every broker that has none under way and something waiting. */
+  async #pump(): Promise<void> {
+    const topics = new Set<string>();
+    for (const [entry] of this.#pending.values()) if (entry !== undefined) topics.add(entry.topic);
+    const leaders = new Map<string, number | KafkaFailure>();
+    for (const topic of topics) {
+      try {
+        for (const { partition, leader } of await this.#driver.partitions(topic)) {
+          if (leader !== undefined) leaders.set(`${topic}:${partition}`, leader);
+        }
+      } catch (error) {
+        leaders.set(topic, this.#unsent(asFailure(error)));
+      }
+    }
+    const brokers = new Set<number>();
+    for (const [name, entries] of this.#pending) {
+      const [first] = entries;
+      if (first === undefined || !topics.has(first.topic)) continue;
+      const leader = leaders.get(name) ?? leaders.get(first.topic);
+      if (typeof leader === 'number') {
+        brokers.add(leader);
+        continue;
+      }
+      this.#pending.delete(name);
+      // Asked again next time, in case the partition is new or its leader has been found.
+      if (leader === undefined) this.#driver.forget(first.topic);
+      const failure = leader ?? new KafkaFailure('LEADER_NOT_AVAILABLE', `no broker leads ${name} now`, { sent: false });
+      for (const { settle } of entries) settle(failure);
+    }
+    for (const broker of brokers) void this.#serve(broker, leaders);
+  }
+
+  async #serve(broker: number, leaders: ReadonlyMap<string, number | KafkaFailure>): Promise<void> {
+    if (this.#busy.has(broker)) return;
+    this.#busy.add(broker);
+    const chunks = this.#take(broker, leaders);
+    if (chunks.length > 0) await this.#write(broker, chunks);
+    this.#busy.delete(broker);
+    if (chunks.length > 0 && this.#pending.size > 0) void this.#pump();
+  }
+
+  /** The next batch of each partition that this broker leads. */
+  #take(broker: number, leaders: ReadonlyMap<string, number | KafkaFailure>): Chunk[] {
+    const chunks: Chunk[] = [];
+    for (const [name, entries] of this.#pending) {
+      const [first] = entries;
+      if (first === undefined || leaders.get(name) !== broker) continue;
+      let count = 1;
+      let size = first.size;
+      for (; count < entries.length; count++) {
+        size += entries[count]?.size ?? 0;
+        if (size > BATCH_BYTES) break;
+      }
+      const taken = count === entries.length ? entries : entries.splice(0, count);
+      if (taken === entries) this.#pending.delete(name);
+      chunks.push({ name, topic: first.topic, partition: first.partition, entries: taken });
+    }
+    return chunks;
+  }
+
+  async #write(broker: number, chunks: readonly Chunk[]): Promise<void> {
+    let numbers: Numbers;
+    try {
+      this.#numbers ??= this.#driver.newProducer().then((producer) => ({ ...producer, next: new Map() }));
+      numbers = await this.#numbers;
+    } catch (error) {
+      this.#numbers = undefined;
+      const failure = this.#unsent(asFailure(error));
+      for (const chunk of chunks) this.#fail(chunk, failure);
+      return;
+    }
+    const first = await this.#request(broker, numbers, chunks);
+    const again: Chunk[] = [];
+    for (const [index, chunk] of chunks.entries()) {
+      const result = first[index] ?? new KafkaFailure('UNKNOWN', 'no answer', { sent: true });
+      if (!(result instanceof KafkaFailure)) this.#store(numbers, chunk, result);
+      else if (isUnknown(result) && !this.#closed) again.push(chunk);
+      else await this.#refused(broker, numbers, chunk, result);
+    }
+    if (again.length === 0) return;
+    // Once more with the same numbers: what is stored already is not stored twice.
+    const second = await this.#request(broker, numbers, again);
+    for (const [index, chunk] of again.entries()) {
+      const result = second[index] ?? new KafkaFailure('UNKNOWN', 'no answer', { sent: true });
+      if (!(result instanceof KafkaFailure)) this.#store(numbers, chunk, result);
+      else {
+        // The first try may have been stored, whatever became of the second.
+        this.#giveUp(numbers);
+        this.#fail(chunk, new KafkaFailure(isUnknown(result) ? result.code : 'UNKNOWN', result.message, { sent: true, cause: result }));
+      }
+    }
+  }
+
+  async #request(broker: number, numbers: Numbers, chunks: readonly Chunk[]): Promise<readonly (number | KafkaFailure)[]> {
+    try {
+      const results = await this.#driver.produce(
+        broker,
+        numbers,
+        chunks.map(({ name, topic, partition, entries }) => ({
+          topic,
+          partition,
+          records: entries.map(({ record }) => record),
+          sequence: numbers.next.get(name) ?? 0,
+        })),
+      );
+      this.#hooks.reached();
+      return results;
+    } catch (error) {
+      const failure = asFailure(error);
+      if (failure.code === 'CONNECTION' || failure.code === 'TIMEOUT' || failure.code === 'BROKER_NOT_AVAILABLE') {
+        for (const { topic } of chunks) this.#driver.forget(topic);
+        this.#hooks.unreachable(failure);
+      }
+      return chunks.map(() => failure);
+    }
+  }
+
+  #store(numbers: Numbers, { name, entries, partition }: Chunk, offset: number): void {
+    this.#count(numbers, name, entries.length);
+    // -1: a double of something older than what the broker remembers offsets of.
+    for (const [index, { settle }] of entries.entries()) settle({ partition, offset: offset < 0 ? -1 : offset + index });
+  }
+
+  #count(numbers: Numbers, name: string, stored: number): void {
+    const next = (numbers.next.get(name) ?? 0) + stored;
+    // A sequence number has 31 bits; a new producer begins at 0.
+    if (next > 2_000_000_000) this.#giveUp(numbers);
+    else numbers.next.set(name, next);
+  }
+
+  #giveUp(numbers: Numbers): void {
+    void this.#numbers?.then((current) => {
+      if (current === numbers) this.#numbers = undefined;
+    });
+  }
+
+  /** Surely not stored; its numbers are free. */
+  async #refused(broker: number, numbers: Numbers, chunk: Chunk, failure: KafkaFailure): Promise<void> {
+    switch (failure.code) {
+      case 'DUPLICATE_SEQUENCE_NUMBER':
+        this.#store(numbers, chunk, -1);
+        return;
+      case 'OUT_OF_ORDER_SEQUENCE_NUMBER':
+      case 'UNKNOWN_PRODUCER_ID':
+      case 'INVALID_PRODUCER_EPOCH':
+        // The broker has forgotten us, after its retention or a truncated log.
+        this.#giveUp(numbers);
+        break;
+      default:
+    }
+    if (chunk.entries.length > 1 && !isPassing(failure)) {
+      // One of them is at fault, and only that one is to fail: too large, a time out of bounds.
+      for (const entry of chunk.entries) {
+        const alone = { ...chunk, entries: [entry] };
+        const [result] = await this.#request(broker, numbers, [alone]);
+        if (typeof result === 'number') this.#store(numbers, alone, result);
+        else {
+          if (result !== undefined && isUnknown(result)) this.#giveUp(numbers);
+          this.#fail(alone, result ?? failure);
+        }
+      }
+      return;
+    }
+    this.#fail(chunk, failure);
+  }
+
+  #fail({ name, entries }: Chunk, failure: KafkaFailure): void {
+    for (const { settle } of entries) settle(failure);
+    // What waits behind them on an ordered topic must not overtake them (PUB-08).
+    const behind = this.#pending.get(name);
+    if (behind === undefined || !isPassing(failure)) return;
+    this.#pending.set(
+      name,
+      behind.filter(({ ordered, settle }) => {
+        if (ordered) settle(new KafkaFailure(failure.code, failure.message, { sent: false }));
+        return !ordered;
+      }),
+    );
+    if (this.#pending.get(name)?.length === 0) this.#pending.delete(name);
+  }
+
+  /** What waits has not been sent. */
+  close(): void {
+    this.#closed = true;
+    const failure = new KafkaFailure('CLOSED', 'the bus has been closed', { sent: false });
+    for (const entries of this.#pending.values()) for (const { settle } of entries) settle(failure);
+    this.#pending.clear();
+  }
+}
+
+/** The Java client's rule; a foreign key may be any bytes. */
+function laneOfBytes(key: Buffer, count: number): number {
+  return laneOf(key.toString('utf8'), count);
+}

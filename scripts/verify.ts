@@ -1,0 +1,117 @@
+/**
+ * `npm run verify`: everything that has to hold, from nothing to green, on a machine with only Node. Each step prints
+ * a line when it starts and when it ends; what a step printed stands in `out/verify/`, and on the screen if it failed.
+ */
+import { spawn } from 'node:child_process';
+import { createWriteStream } from 'node:fs';
+import { mkdir, readFile } from 'node:fs/promises';
+import { type RunningBroker, startKafka, startRabbitmq } from '../conformance-tests/dist/brokers/start.js';
+
+interface Step {
+  readonly name: string;
+  readonly run: (log: (text: string) => void) => Promise<void>;
+}
+
+/** One promise of the contract on one adapter, as the conformance command writes it. */
+interface Verdict {
+  readonly adapter: string;
+  readonly id: string;
+  readonly status: 'passed' | 'failed' | 'unsupported' | 'pending';
+  readonly reason?: string;
+}
+
+const adapters = ['memory', 'rabbitmq', 'kafka'];
+const results = 'out/conformance.json';
+
+const command =
+  (program: string, args: readonly string[], env: NodeJS.ProcessEnv = {}): Step['run'] =>
+  (log) =>
+    new Promise((resolve, reject) => {
+      const child = spawn(program, args, { env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', 'pipe'] });
+      child.stdout.on('data', (chunk: Buffer) => log(chunk.toString()));
+      child.stderr.on('data', (chunk: Buffer) => log(chunk.toString()));
+      child.on('error', reject);
+      child.on('close', (code, signal) => {
+        if (code === 0) resolve();
+        else reject(new Error(`${program} ${args.join(' ')} ended with ${signal ?? `exit code ${code}`}`));
+      });
+    });
+
+const node = (...args: string[]): Step['run'] => command(process.execPath, args);
+
+/** The example on a broker of its own, that is removed again. */
+const orderFlow =
+  (start: (() => Promise<RunningBroker>) | undefined): Step['run'] =>
+  async (log) => {
+    await using broker = start === undefined ? undefined : await start();
+    const env = { BROKER_URL: broker?.url ?? 'memory:' };
+    await command(process.execPath, ['examples/order-flow/dist/main.js'], env)(log);
+  };
+
+const steps: readonly Step[] = [
+  { name: 'types of tests and scripts', run: command('tsc', ['-p', 'tsconfig.tests.json']) },
+  { name: 'lint', run: command('biome', ['check', '--error-on-warnings', '.']) },
+  { name: 'packages', run: node('scripts/check-packages.ts') },
+  { name: 'unit tests', run: command('vitest', ['run']) },
+  { name: 'brokers', run: node('conformance-tests/dist/brokers/cli.js', 'up', '--images-only') },
+  { name: 'conformance', run: node('conformance-tests/dist/cli.js', '--json', results) },
+  { name: 'parity table', run: node('conformance-tests/dist/parity.js', '--check', results) },
+  { name: 'order-flow on memory', run: orderFlow(undefined) },
+  { name: 'order-flow on RabbitMQ', run: orderFlow(startRabbitmq) },
+  { name: 'order-flow on Kafka', run: orderFlow(startKafka) },
+];
+
+const seconds = (since: number): string => `${((performance.now() - since) / 1_000).toFixed(1)} s`;
+
+async function runStep(step: Step): Promise<boolean> {
+  console.log(`▶ ${step.name}`);
+  const started = performance.now();
+  const printed: string[] = [];
+  const file = createWriteStream(`out/verify/${step.name.replaceAll(' ', '-')}.log`);
+  try {
+    await step.run((text) => {
+      printed.push(text);
+      file.write(text);
+    });
+    console.log(`✓ ${step.name} (${seconds(started)})`);
+    return true;
+  } catch (error) {
+    console.log(printed.join(''));
+    console.log(`✗ ${step.name} (${seconds(started)}): ${error instanceof Error ? error.message : String(error)}`);
+    return false;
+  } finally {
+    file.end();
+  }
+}
+
+/** A line per adapter; one that did not run, or left ids out, counts as a failure. */
+async function summary(): Promise<{ passed: number; failed: number }> {
+  const total = { passed: 0, failed: 0 };
+  const verdicts = await readFile(results, 'utf8').then((text) => JSON.parse(text) as Verdict[], (): Verdict[] => []);
+  for (const adapter of adapters) {
+    const own = verdicts.filter((verdict) => verdict.adapter === adapter);
+    const count = (status: Verdict['status']): number => own.filter((verdict) => verdict.status === status).length;
+    const skipped = own.length === 0;
+    console.log(
+      skipped
+        ? `${adapter}: did not run`
+        : `${adapter}: ${count('passed')} passed, ${count('failed')} failed, ${count('unsupported')} unsupported, ${count('pending')} pending`,
+    );
+    total.passed += count('passed') + count('unsupported');
+    total.failed += count('failed') + (skipped ? 1 : 0);
+  }
+  return total;
+}
+
+await mkdir('out/verify', { recursive: true });
+const begun = performance.now();
+let passed = 0;
+let failed = 0;
+for (const step of steps) {
+  if (await runStep(step)) passed++;
+  else failed++;
+}
+const contract = await summary();
+console.log(`steps: ${passed} passed, ${failed} failed, in ${seconds(begun)}`);
+console.log(`${passed + contract.passed} passed, ${failed + contract.failed} failed`);
+process.exitCode = failed + contract.failed === 0 ? 0 : 1;

@@ -1,0 +1,10 @@
+import { defineConfig } from 'vitest/config';
+
+// Unit tests of every package. The contract has a runner of its own: `npm run conformance`.
+export default defineConfig({
+  test: {
+    include: ['packages/*/test/**/*.test.ts', 'adapters/*/test/**/*.test.ts'],
+    // Two cores are enough for all of it, and timers stay honest.
+    maxWorkers: 2,
+  },
+});
