@@ -3,7 +3,7 @@ import { defineConfig } from 'vitest/config';
 // Unit tests of every package. The contract has a runner of its own: `npm run conformance`.
 export default defineConfig({
   test: {
-    include: ['packages/*/test/**/*.test.ts', 'adapters/*/test/**/*.test.ts'],
+    include: ['packages/*/test/**/*.test.ts', 'adapters/*/test/**/*.test.ts', 'conformance-tests/test/brokers.test.ts'],
     // Two cores are enough for all of it, and timers stay honest.
     maxWorkers: 2,
   },

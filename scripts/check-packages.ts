@@ -22,7 +22,14 @@ try {
     const { name } = JSON.parse(await readFile(join(folder, 'package.json'), 'utf8')) as { name: string };
     try {
       await run('publint', ['--strict', folder]);
-      const packed = await run('npm', ['pack', `./${folder}`, '--json', '--ignore-scripts', '--pack-destination', scratch]);
+      const packed = await run('npm', [
+        'pack',
+        `./${folder}`,
+        '--json',
+        '--ignore-scripts',
+        '--pack-destination',
+        scratch,
+      ]);
       const parsed = JSON.parse(packed.stdout) as Record<string, { filename: string }>;
       const file = Object.values(parsed)[0]?.filename;
       if (file === undefined) throw new Error('npm pack named no file');

@@ -87,7 +87,10 @@ async function runStep(step: Step): Promise<boolean> {
 /** A line per adapter; one that did not run, or left ids out, counts as a failure. */
 async function summary(): Promise<{ passed: number; failed: number }> {
   const total = { passed: 0, failed: 0 };
-  const verdicts = await readFile(results, 'utf8').then((text) => JSON.parse(text) as Verdict[], (): Verdict[] => []);
+  const verdicts = await readFile(results, 'utf8').then(
+    (text) => JSON.parse(text) as Verdict[],
+    (): Verdict[] => [],
+  );
   for (const adapter of adapters) {
     const own = verdicts.filter((verdict) => verdict.adapter === adapter);
     const count = (status: Verdict['status']): number => own.filter((verdict) => verdict.status === status).length;

@@ -1,5 +1,5 @@
-import { inspect } from 'node:util';
 import { setTimeout as wait } from 'node:timers/promises';
+import { inspect } from 'node:util';
 
 /** Milliseconds that a broker gets for something that the contract gives no number for. */
 export const PATIENCE = 15_000;

@@ -91,36 +91,48 @@ export interface ForeignReader {
 export type TopologyPart = 'topic' | 'group' | 'dead-letters';
 
 export interface ForeignClient {
-  /** Resolves when the broker has stored it. The topic exists. */
+  /** Whether messages of this broker have keys, without Waybill. */
+  readonly keys: boolean;
+  /** Resolves when the broker has stored it. The topic exists. A key is left out where the broker has none. */
   publish(topic: string, message: ForeignMessage): Promise<void>;
   /** Reads a copy of everything that is published to the topic from now on. The topic exists. */
   read(topic: string): Promise<ForeignReader>;
   /** Bytes of the largest body that the broker itself stores (DLQ-06); `undefined` where it has no limit of its own. */
   readonly maxBodyBytes: number | undefined;
   /** Deletes a part of the topology under running subscriptions (LIFE-07). */
-  remove(part: TopologyPart, topic: string, group: string): Promise<void>;
+  remove(part: TopologyPart, place: Place): Promise<void>;
   /** Whether this part stands on the broker. */
-  exists(part: TopologyPart, topic: string, group: string): Promise<boolean>;
+  exists(part: TopologyPart, place: Place): Promise<boolean>;
   /** Names of everything on the broker that holds this text: what a removed group must leave nothing of. */
   namesWith(text: string): Promise<readonly string[]>;
   /**
    * Makes a topic and a group of it under names of the user's own, as programs do that know nothing of Waybill
-   * (CFG-04): returns the mapping for them.
+   * (CFG-04).
    */
-  makeOwn(topic: string, group: string): Promise<OwnNames>;
+  makeOwn(): Promise<OwnTopic>;
   /** Settings that would let a group, its retries or its dead letters expire: a sentence each (RET-01). */
-  retentionFaults(topic: string, group: string): Promise<readonly string[]>;
+  retentionFaults(place: Place): Promise<readonly string[]>;
   /**
-   * Makes the broker forget what a group has not read yet (RET-02); `undefined` where a group's place cannot be lost.
+   * Makes the broker forget what a topic's groups have not read yet (RET-02); `undefined` where a group's place cannot
+   * be lost.
    */
   readonly trim: ((topic: string) => Promise<void>) | undefined;
-  close(): Promise<void>;
 }
 
-/** Names that stand on the broker already. */
-export interface OwnNames {
+/** A topic and a group as the bus names them, with the bus's `namePrefix`. */
+export interface Place {
   readonly topic: string;
   readonly group: string;
+  readonly prefix?: string;
+}
+
+/** A topic and a group that stand on the broker already. */
+export interface OwnTopic {
+  readonly target: Target;
+  /** Their names there. */
+  readonly topic: string;
+  readonly group: string;
+  publish(message: ForeignMessage): Promise<void>;
 }
 
 export interface Doors {
@@ -150,7 +162,9 @@ export interface OpenDoor {
   /** Such as `TLS with a private authority`. */
   readonly what: string;
   readonly target: Target;
-  /** Checks, after a message went through, that this door was really used. */
+  /** True where the broker refuses this way, and only `verify` tells that it was tried. */
+  readonly refused?: boolean;
+  /** Checks afterwards that this door was really used. */
   verify?(): Promise<void>;
   close?(): Promise<void>;
 }

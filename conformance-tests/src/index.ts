@@ -1,5 +1,5 @@
 export { type ContractId, type ContractPromise, promises, type Section, selectIds } from './contract.ts';
-export type * from './harness.ts';
 export { InProcessLink } from './harness/in-process-link.ts';
-export { defineConformanceSuite, type SuiteOptions } from './suite.ts';
+export type * from './harness.ts';
 export { type Outcome, runContract } from './run.ts';
+export { defineConformanceSuite, type SuiteOptions } from './suite.ts';

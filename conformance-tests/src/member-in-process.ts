@@ -1,10 +1,10 @@
 import { connect } from '@waybill/core';
 import type { Adapter } from '@waybill/core/adapter';
+import { settles } from './eventually.ts';
 import { InProcessLink } from './harness/in-process-link.ts';
 import type { Member } from './member.ts';
 import { waitForEvents } from './member-process.ts';
 import type { MemberContext, MemberEvent, MemberProgram } from './member-program.ts';
-import { settles } from './eventually.ts';
 
 const ENDS_WITHIN = 30_000;
 

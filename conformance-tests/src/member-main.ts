@@ -2,8 +2,8 @@
 import { writeSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import { type AdapterFactory, connect } from '@waybill/core';
-import type { MemberContext, MemberProgram } from './member-program.ts';
 import { EVENTS_FD, type MemberOrder } from './member-process.ts';
+import type { MemberContext, MemberProgram } from './member-program.ts';
 import { programs } from './members/programs.ts';
 
 const order = JSON.parse(process.argv[2] ?? '') as MemberOrder;

@@ -59,7 +59,14 @@ export function startMemberProcess(order: MemberOrder): MemberProcess {
   return {
     events,
     told: (type) => events.filter((event) => event.type === type),
-    waitFor: (until, within) => waitForEvents(events, until, within, () => over, () => printed),
+    waitFor: (until, within) =>
+      waitForEvents(
+        events,
+        until,
+        within,
+        () => over,
+        () => printed,
+      ),
     tell: (command, value) => void child.stdin.write(`${JSON.stringify({ command, value })}\n`),
     kill: async () => {
       child.kill('SIGKILL');

@@ -6,7 +6,10 @@ export interface Member {
   /** The events of this type. */
   told(type: string): readonly MemberEvent[];
   /** Waits for an event of this type, or for what `until` asks of all events. */
-  waitFor(until: string | ((events: readonly MemberEvent[]) => boolean), within?: number): Promise<readonly MemberEvent[]>;
+  waitFor(
+    until: string | ((events: readonly MemberEvent[]) => boolean),
+    within?: number,
+  ): Promise<readonly MemberEvent[]>;
   /** Gives the program a command: `release`. */
   tell(command: string, value?: unknown): void;
   /** SIGKILL; resolves when it is dead. */

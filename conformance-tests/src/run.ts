@@ -38,7 +38,9 @@ export async function runContract(
       const about = { adapter: adapter.name, id, facet };
       try {
         const reason = await runBehaviour(bench, behaviour);
-        outcomes.push(reason === undefined ? { ...about, status: 'passed' } : { ...about, status: 'unsupported', reason });
+        outcomes.push(
+          reason === undefined ? { ...about, status: 'passed' } : { ...about, status: 'unsupported', reason },
+        );
       } catch (error) {
         outcomes.push({ ...about, status: 'failed', reason: String(error), error });
       }
@@ -150,11 +152,7 @@ class Stage implements Scenario {
     return `${hint}.${randomUUID().replaceAll('-', '').slice(0, 12)}`;
   }
 
-  async member<Name extends keyof Programs>(
-    name: Name,
-    args: ProgramArgs<Name>,
-    link?: NetworkLink,
-  ): Promise<Member> {
+  async member<Name extends keyof Programs>(name: Name, args: ProgramArgs<Name>, link?: NetworkLink): Promise<Member> {
     const member = this.broker.inProcess
       ? startMemberInProcess(programs[name] as MemberProgram<ProgramArgs<Name>>, args, this.#adapter(link))
       : startMemberProcess({
@@ -169,7 +167,8 @@ class Stage implements Scenario {
 
   #adapter(link: NetworkLink | undefined): Exclude<NetworkLink['target'], string> {
     const target = link?.target ?? this.#target();
-    if (typeof target === 'string') throw new Error('the harness of a broker in this process must have adapters as its targets');
+    if (typeof target === 'string')
+      throw new Error('the harness of a broker in this process must have adapters as its targets');
     return target;
   }
 
@@ -192,7 +191,8 @@ class Stage implements Scenario {
   async unsupported(capability: Flag, run?: () => Promise<unknown>): Promise<void> {
     const support = this.capabilities[capability];
     if (support.supported) throw new Error(`${this.adapter.name} says that it supports ${capability}`);
-    if (support.reason.trim() === '') throw new Error(`${this.adapter.name} gives no reason why ${capability} is missing`);
+    if (support.reason.trim() === '')
+      throw new Error(`${this.adapter.name} gives no reason why ${capability} is missing`);
     if (run !== undefined) await assertUnsupported(run, capability, this.adapter.name, support.reason);
     this.reasons.push(`${capability}: ${support.reason}`);
   }
@@ -204,11 +204,15 @@ class Stage implements Scenario {
   /** What happened besides, for a failed test. */
   report(): string {
     const lines = this.logs.map(({ level, text, details }) =>
-      details === undefined ? `${level} ${text}` : `${level} ${text} ${inspect(details, { breakLength: Number.POSITIVE_INFINITY })}`,
+      details === undefined
+        ? `${level} ${text}`
+        : `${level} ${text} ${inspect(details, { breakLength: Number.POSITIVE_INFINITY })}`,
     );
     const parts = lines.length === 0 ? [] : [`The buses logged:\n${lines.slice(-SHOWN_LINES).join('\n')}`];
     for (const { name, member } of this.#members) {
-      const told = member.events.slice(-SHOWN_LINES).map((event) => inspect(event, { breakLength: Number.POSITIVE_INFINITY }));
+      const told = member.events
+        .slice(-SHOWN_LINES)
+        .map((event) => inspect(event, { breakLength: Number.POSITIVE_INFINITY }));
       parts.push(`Member ${name} told:\n${told.join('\n')}`);
       const printed = member.printed?.() ?? '';
       if (printed !== '') parts.push(`Member ${name} printed:\n${printed.slice(-4_000)}`);
@@ -243,7 +247,9 @@ async function assertUnsupported(
     thrown = error;
   }
   if (!WaybillError.is(thrown, 'UNSUPPORTED')) {
-    throw new Error(`an UnsupportedError for ${capability} was due; seen: ${thrown === undefined ? 'no error' : inspect(thrown)}`);
+    throw new Error(
+      `an UnsupportedError for ${capability} was due; seen: ${thrown === undefined ? 'no error' : inspect(thrown)}`,
+    );
   }
   const told = thrown as WaybillError & { capability?: unknown };
   const wrong = [

@@ -47,17 +47,20 @@ export function defineConformanceSuite(adapter: AdapterUnderTest, options: Suite
       await bench?.broker.dispose();
     }, START_WITHIN);
 
-    describe.concurrent('side by side', () => {
-      selected.filter(({ options: { disruptive, timing } }) => !disruptive && !timing).forEach(register);
-      for (const { id, title, pending } of promises) {
-        if (pending !== undefined && (options.ids ?? [id]).includes(id)) test.todo(`${id} ${title}: ${pending}`);
-      }
-    });
-    describe.sequential('measured alone', () => {
-      selected.filter(({ options: { disruptive, timing } }) => !disruptive && timing).forEach(register);
-    });
-    describe.sequential('with the broker stopped', () => {
-      selected.filter(({ options: { disruptive } }) => disruptive).forEach(register);
-    });
+    const { together, alone, last } = groups(selected);
+    if (together.length > 0) describe.concurrent('side by side', () => together.forEach(register));
+    if (alone.length > 0) describe('measured alone', () => alone.forEach(register));
+    if (last.length > 0) describe('with the broker stopped', () => last.forEach(register));
+    for (const { id, title, pending } of promises) {
+      if (pending !== undefined && (options.ids ?? [id]).includes(id)) test.todo(`${id} ${title}: ${pending}`);
+    }
   });
+}
+
+function groups(selected: readonly Behaviour[]): Record<'together' | 'alone' | 'last', readonly Behaviour[]> {
+  return {
+    together: selected.filter(({ options }) => !options.disruptive && !options.timing),
+    alone: selected.filter(({ options }) => !options.disruptive && options.timing),
+    last: selected.filter(({ options }) => options.disruptive),
+  };
 }

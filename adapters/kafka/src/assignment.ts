@@ -56,7 +56,12 @@ export function assign(claims: readonly Claim[], units: readonly string[]): Map<
 // https://kafka.apache.org/protocol#protocol_consumer
 
 export function encodeSubscription(topics: readonly string[], claim: Omit<Claim, 'member'>): Buffer {
-  return Buffer.concat([int16(0), int32(topics.length), ...topics.map(text), bytes(Buffer.from(JSON.stringify(claim)))]);
+  return Buffer.concat([
+    int16(0),
+    int32(topics.length),
+    ...topics.map(text),
+    bytes(Buffer.from(JSON.stringify(claim))),
+  ]);
 }
 
 /** What a member claims; nothing where that cannot be read. */
@@ -68,7 +73,8 @@ export function decodeSubscription(member: string, data: Buffer): Claim {
     const claim: unknown = JSON.parse(data.toString('utf8', at + 4, at + 4 + length));
     if (typeof claim === 'object' && claim !== null && 'units' in claim && 'generation' in claim) {
       const { units, generation } = claim;
-      if (Array.isArray(units) && typeof generation === 'number') return { member, units: units.map(String), generation };
+      if (Array.isArray(units) && typeof generation === 'number')
+        return { member, units: units.map(String), generation };
     }
   } catch {
     // Not ours: it claims nothing.

@@ -254,6 +254,21 @@ class KafkajsDriver implements Driver {
     );
   }
 
+  async deleteRecords(before: readonly (TopicPartition & { readonly offset: number })[]): Promise<void> {
+    const leaders = new Map<number, (TopicPartition & { offset: number })[]>();
+    for (const one of before) {
+      const leader = await this.#leader(one);
+      if (leader instanceof KafkaFailure) continue;
+      leaders.set(leader, [...(leaders.get(leader) ?? []), one]);
+    }
+    for (const [broker, list] of leaders) {
+      await this.#call(this.#control, broker, 'DeleteRecords', {
+        topics: byTopic(list, ({ partition, offset }) => ({ partition, offset: String(offset) })),
+        timeout: this.#options.requestTimeout,
+      });
+    }
+  }
+
   async newProducer(): Promise<Producer> {
     const answer = (await this.#whenReady('InitProducerId', { transactionalId: null })) as ProducerAnswer;
     if (answer.errorCode !== 0) throw refusal(answer.errorCode, 'a producer id');
@@ -441,7 +456,7 @@ class KafkajsDriver implements Driver {
       throw refusal(code, `group "${group}"`);
     };
     const own: GroupLink = {
-      join: async (member, protocol, metadata) => {
+      join: async (member, protocol, metadata, named) => {
         const args = {
           sessionTimeout: timeouts.session,
           rebalanceTimeout: timeouts.rebalance,
@@ -452,6 +467,7 @@ class KafkajsDriver implements Driver {
         const wait = timeouts.rebalance + this.#options.requestTimeout;
         let answer = (await call('JoinGroup', args, wait)) as JoinResponse;
         if (nameOf(answer.errorCode) === 'MEMBER_ID_REQUIRED') {
+          named(answer.memberId);
           answer = (await call('JoinGroup', { ...args, memberId: answer.memberId }, wait)) as JoinResponse;
         }
         check(answer.errorCode);
@@ -484,7 +500,9 @@ class KafkajsDriver implements Driver {
         check(answer.errorCode);
       },
       leave: async (member) => {
-        const answer = (await call('LeaveGroup', { memberId: member })) as { errorCode: number };
+        const answer = (await this.#callCoordinator('LeaveGroup', group, { groupId: group, memberId: member })) as {
+          errorCode: number;
+        };
         check(answer.errorCode);
       },
       moved: () => {

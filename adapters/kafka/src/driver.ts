@@ -134,10 +134,11 @@ export interface JoinAnswer extends MemberRef {
 
 /** One member's own connection to the coordinator of its group. */
 export interface GroupLink {
-  /** Waits at the broker until the others have joined. @throws KafkaFailure */
-  join(member: string, protocol: string, metadata: Buffer): Promise<JoinAnswer>;
+  /** Waits at the broker until the others have joined; `named` is told the id that a new member gets. */
+  join(member: string, protocol: string, metadata: Buffer, named: (id: string) => void): Promise<JoinAnswer>;
   sync(member: MemberRef, assignments: readonly { id: string; assignment: Buffer }[]): Promise<Buffer>;
   heartbeat(member: MemberRef): Promise<void>;
+  /** Not held up by a join that waits. */
   leave(member: string): Promise<void>;
   /** Looks for the coordinator again before the next request. */
   moved(): void;
@@ -174,6 +175,9 @@ export interface Driver {
   offsets(
     asks: readonly (TopicPartition & { readonly at: OffsetAt })[],
   ): Promise<readonly (number | undefined | KafkaFailure)[]>;
+
+  /** Gives the space of everything before an offset back to the broker. */
+  deleteRecords(before: readonly (TopicPartition & { readonly offset: number })[]): Promise<void>;
 
   newProducer(): Promise<Producer>;
   /**

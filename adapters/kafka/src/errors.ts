@@ -65,7 +65,8 @@ export function connectionError(error: unknown, target: string): ConnectionError
 }
 
 const hints: Readonly<Record<string, string>> = {
-  CONNECTION: 'check host and port, and that the listener speaks plain text unless ssl is set, and wants no SASL unless it is given',
+  CONNECTION:
+    'check host and port, and that the listener speaks plain text unless ssl is set, and wants no SASL unless it is given',
   TIMEOUT: 'check host and port, and whether the listener expects TLS (ssl=true)',
   AUTHENTICATION: 'check user, password and saslMechanism',
   TLS: 'check ssl: the listener may speak plain text, or its certificate is not trusted (ssl.ca)',

@@ -6,7 +6,7 @@
  * same sequence numbers, and the broker drops the double. When its fate stays unknown, the numbers are given up with
  * the whole producer: taken again by other messages they would make the broker drop those (GUAR-01).
  */
-import { laneOf } from '@waybill/core/adapter';
+import { murmur2 } from '@waybill/core/adapter';
 import { type Driver, KafkaFailure, type OutgoingRecord, type Producer, type TopicPartition } from './driver.ts';
 import { asFailure, isPassing, isUnknown } from './errors.ts';
 import { sizeOf } from './records.ts';
@@ -57,7 +57,10 @@ export class Publisher {
   /** Brokers with a request under way. */
   readonly #busy = new Set<number>();
   readonly #turns = new Map<string, number>();
-  #numbers: Promise<Numbers> | undefined;
+  /** Partitions with a batch under way: also when their leader moves, the next one waits for its numbers. */
+  readonly #underWay = new Set<string>();
+  #numbers: Numbers | undefined;
+  #making: Promise<Numbers> | undefined;
   #closed = false;
 
   constructor(driver: Driver, hooks: PublisherHooks) {
@@ -67,6 +70,7 @@ export class Publisher {
 
   /** A result for each, in their order; never rejects. Records of one partition are stored in the order given. */
   async send(items: readonly Send[]): Promise<readonly Sent[]> {
+    if (this.#closed) return items.map(() => closed());
     const results: Promise<Sent>[] = [];
     const placed = await Promise.all(items.map((item) => this.#place(item)));
     for (const [index, { topic, record, ordered = false }] of items.entries()) {
@@ -137,7 +141,8 @@ export class Publisher {
       this.#pending.delete(name);
       // Asked again next time, in case the partition is new or its leader has been found.
       if (leader === undefined) this.#driver.forget(first.topic);
-      const failure = leader ?? new KafkaFailure('LEADER_NOT_AVAILABLE', `no broker leads ${name} now`, { sent: false });
+      const failure =
+        leader ?? new KafkaFailure('LEADER_NOT_AVAILABLE', `no broker leads ${name} now`, { sent: false });
       for (const { settle } of entries) settle(failure);
     }
     for (const broker of brokers) void this.#serve(broker, leaders);
@@ -147,7 +152,9 @@ export class Publisher {
     if (this.#busy.has(broker)) return;
     this.#busy.add(broker);
     const chunks = this.#take(broker, leaders);
+    for (const { name } of chunks) this.#underWay.add(name);
     if (chunks.length > 0) await this.#write(broker, chunks);
+    for (const { name } of chunks) this.#underWay.delete(name);
     this.#busy.delete(broker);
     if (chunks.length > 0 && this.#pending.size > 0) void this.#pump();
   }
@@ -157,7 +164,7 @@ export class Publisher {
     const chunks: Chunk[] = [];
     for (const [name, entries] of this.#pending) {
       const [first] = entries;
-      if (first === undefined || leaders.get(name) !== broker) continue;
+      if (first === undefined || leaders.get(name) !== broker || this.#underWay.has(name)) continue;
       let count = 1;
       let size = first.size;
       for (; count < entries.length; count++) {
@@ -174,10 +181,8 @@ export class Publisher {
   async #write(broker: number, chunks: readonly Chunk[]): Promise<void> {
     let numbers: Numbers;
     try {
-      this.#numbers ??= this.#driver.newProducer().then((producer) => ({ ...producer, next: new Map() }));
-      numbers = await this.#numbers;
+      numbers = this.#numbers ?? (await this.#newNumbers());
     } catch (error) {
-      this.#numbers = undefined;
       const failure = this.#unsent(asFailure(error));
       for (const chunk of chunks) this.#fail(chunk, failure);
       return;
@@ -199,12 +204,19 @@ export class Publisher {
       else {
         // The first try may have been stored, whatever became of the second.
         this.#giveUp(numbers);
-        this.#fail(chunk, new KafkaFailure(isUnknown(result) ? result.code : 'UNKNOWN', result.message, { sent: true, cause: result }));
+        this.#fail(
+          chunk,
+          new KafkaFailure(isUnknown(result) ? result.code : 'UNKNOWN', result.message, { sent: true, cause: result }),
+        );
       }
     }
   }
 
-  async #request(broker: number, numbers: Numbers, chunks: readonly Chunk[]): Promise<readonly (number | KafkaFailure)[]> {
+  async #request(
+    broker: number,
+    numbers: Numbers,
+    chunks: readonly Chunk[],
+  ): Promise<readonly (number | KafkaFailure)[]> {
     try {
       const results = await this.#driver.produce(
         broker,
@@ -231,7 +243,8 @@ export class Publisher {
   #store(numbers: Numbers, { name, entries, partition }: Chunk, offset: number): void {
     this.#count(numbers, name, entries.length);
     // -1: a double of something older than what the broker remembers offsets of.
-    for (const [index, { settle }] of entries.entries()) settle({ partition, offset: offset < 0 ? -1 : offset + index });
+    for (const [index, { settle }] of entries.entries())
+      settle({ partition, offset: offset < 0 ? -1 : offset + index });
   }
 
   #count(numbers: Numbers, name: string, stored: number): void {
@@ -241,10 +254,21 @@ export class Publisher {
     else numbers.next.set(name, next);
   }
 
+  #newNumbers(): Promise<Numbers> {
+    this.#making ??= this.#driver
+      .newProducer()
+      .then((producer) => {
+        this.#numbers = { ...producer, next: new Map() };
+        return this.#numbers;
+      })
+      .finally(() => {
+        this.#making = undefined;
+      });
+    return this.#making;
+  }
+
   #giveUp(numbers: Numbers): void {
-    void this.#numbers?.then((current) => {
-      if (current === numbers) this.#numbers = undefined;
-    });
+    if (this.#numbers === numbers) this.#numbers = undefined;
   }
 
   /** Surely not stored; its numbers are free. */
@@ -295,13 +319,14 @@ export class Publisher {
   /** What waits has not been sent. */
   close(): void {
     this.#closed = true;
-    const failure = new KafkaFailure('CLOSED', 'the bus has been closed', { sent: false });
-    for (const entries of this.#pending.values()) for (const { settle } of entries) settle(failure);
+    for (const entries of this.#pending.values()) for (const { settle } of entries) settle(closed());
     this.#pending.clear();
   }
 }
 
+const closed = (): KafkaFailure => new KafkaFailure('CLOSED', 'the bus has been closed', { sent: false });
+
 /** The Java client's rule; a foreign key may be any bytes. */
 function laneOfBytes(key: Buffer, count: number): number {
-  return laneOf(key.toString('utf8'), count);
+  return (murmur2(key) & 0x7fffffff) % count;
 }

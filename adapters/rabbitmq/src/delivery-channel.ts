@@ -15,9 +15,11 @@ export class DeliveryChannel {
   readonly channel: Channel;
   /** Resolves once; the channel's messages belong to others then. */
   readonly ended: Promise<Ending>;
+  /** Messages that were handed out and are not settled. */
+  handed = 0;
   #alive = true;
-  #window = new AckWindow();
-  #end: (ending: Ending) => void;
+  readonly #window = new AckWindow();
+  readonly #end: (ending: Ending) => void;
   /** As it was last set; asking for it again is our round trip. */
   #prefetch = 0;
 
@@ -59,13 +61,16 @@ export class DeliveryChannel {
     }
   }
 
-  /** Gives messages back to the head of the queue, in the order in which they stood. */
+  /** Gives messages back to the head of the queue, where quorum queues put them in the order of their return. */
   requeue(tags: readonly number[]): void {
     if (!this.#alive) return;
-    // From the last to the first, each goes before the one behind it.
-    for (const tag of [...tags].sort((a, b) => b - a)) {
-      this.#window.settled(tag);
-      this.channel.nack(tagged(tag), false, true);
+    try {
+      for (const tag of [...tags].sort((a, b) => a - b)) {
+        this.#window.settled(tag);
+        this.channel.nack(tagged(tag), false, true);
+      }
+    } catch {
+      // The channel is closing: then they go back by themselves.
     }
   }
 

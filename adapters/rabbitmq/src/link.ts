@@ -18,7 +18,7 @@ const closePatience = 2_000;
 
 export type Role = 'publish' | 'consume';
 
-/** What the owner of a link hears; in the order in which it happens, never twice in a row. */
+/** What the owner of a link hears, in turns: a link is up at first. A blocked one is down, but only for publishing. */
 export interface LinkEvents {
   up(): void;
   down(error: ConnectionError): void;
@@ -48,7 +48,13 @@ export class Link {
   #changed: (() => void)[] = [];
   #pulse: Timer | undefined;
 
-  private constructor(role: Role, settings: Settings, context: AdapterContext, model: ChannelModel, events: LinkEvents) {
+  private constructor(
+    role: Role,
+    settings: Settings,
+    context: AdapterContext,
+    model: ChannelModel,
+    events: LinkEvents,
+  ) {
     this.#role = role;
     this.#settings = settings;
     this.#clientName = context.clientName;
@@ -127,10 +133,12 @@ export class Link {
       this.#logger.warn(`rabbitmq: ${this.#settings.target} blocks the ${this.#role} connection: ${reason}`);
       this.#blocked = reason;
       this.#tell();
+      this.#events.down(this.#blockedError(reason));
     });
     model.on('unblocked', () => {
       this.#blocked = undefined;
       this.#tell();
+      this.#events.up();
     });
     model.on('close', (error) => this.#lost(model, error ?? last));
     this.#watchOwnPulse(model);
@@ -164,11 +172,12 @@ export class Link {
       adapter: adapterName,
       cause,
     });
+    const wasBlocked = this.#blocked !== undefined;
     this.#pulse?.cancel();
     this.#blocked = undefined;
     this.#state = { name: 'down', error };
     this.#tell();
-    this.#events.down(error);
+    if (!wasBlocked) this.#events.down(error);
     void this.#reconnect();
   }
 
@@ -212,6 +221,13 @@ export class Link {
     const changed = this.#changed;
     this.#changed = [];
     for (const done of changed) done();
+  }
+
+  #blockedError(reason: string): ConnectionError {
+    return new ConnectionError(
+      `${this.#settings.target} takes no messages at the moment (${reason}); it goes on by itself when it has room again`,
+      { adapter: adapterName },
+    );
   }
 
   #closedError(): ConnectionError {

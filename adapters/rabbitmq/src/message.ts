@@ -2,8 +2,8 @@ import { createHash } from 'node:crypto';
 import {
   type DeadLetterDetails,
   type DeadLetterRecord,
-  deadLetterHeaders,
   type Delivery,
+  deadLetterHeaders,
   headerPrefix,
   integer,
   type OutgoingMessage,
@@ -80,7 +80,10 @@ export function retryCopy(message: Message, attempt: number): Options.Publish {
 
 /** The copy that goes to the dead letters; whatever is cut for lack of room, it is not the message (DLQ-06). */
 export function deadLetterCopy(message: Message, details: DeadLetterDetails): Options.Publish {
-  return copy(message, deadLetterHeaders(details), [wireHeaders.deadLetterErrorMessage, wireHeaders.deadLetterErrorName]);
+  return copy(message, deadLetterHeaders(details), [
+    wireHeaders.deadLetterErrorMessage,
+    wireHeaders.deadLetterErrorName,
+  ]);
 }
 
 /** The copy that a redrive sends: attempt 1, no expiry, no trace of having been dead. */

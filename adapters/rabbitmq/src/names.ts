@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { type GroupRef, nameMaker, type NameOverrides } from '@waybill/core/adapter';
+import { type GroupRef, type NameOverrides, nameMaker } from '@waybill/core/adapter';
 
 /** AMQP's limit for every name and routing key, in bytes; what the makers let through is ASCII. */
 const maxLength = 255;

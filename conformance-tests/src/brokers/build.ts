@@ -47,7 +47,9 @@ export function imageBuilder(installing: Installer, step: Step): Builder {
       if (built === undefined) {
         const failure = await pullUnlessThere(image.official, step);
         if (failure === undefined) return image.official;
-        console.error(`${image.official} cannot be pulled here, so it is built from packages: ${failure}`);
+        console.error(
+          `${image.official} cannot be pulled (${failure}), so it is built from packages; ${image.setting} can name another.`,
+        );
       }
       await build(image, source);
       return image.local;

@@ -89,8 +89,9 @@ export async function ensureEngine(installing: Installer, step: Step): Promise<s
   const running = await engineVersion();
   if (running !== undefined) return running;
   const { DOCKER_HOST: elsewhere = '' } = process.env;
-  if (elsewhere !== '')
+  if (elsewhere !== '') {
     throw new SetupError(`No container engine answers at DOCKER_HOST=${elsewhere}: start it, or unset the variable.`);
+  }
   if (installing.forbidden !== undefined) {
     throw new SetupError(
       `No container engine answers (\`docker version\` fails). Start Docker, or ${PERMISSION}. ${installing.forbidden}.`,

@@ -1,5 +1,5 @@
 import type { Delivery } from '@waybill/core';
-import { systemClock } from '@waybill/core/adapter';
+import { sleep, systemClock } from '@waybill/core/adapter';
 import { type Fault, republish, showsThrough } from './plant.ts';
 
 /** Stands between a key and what makes it another key for the broker. */
@@ -100,12 +100,9 @@ const slowBlocks: Fault = {
       const since = new Map<Delivery, number>();
       const blocked = (): boolean => [...since.values()].some((at) => systemClock.monotonic() - at > slow);
       return {
-        async receive(max, finish) {
+        async receive(_max, finish) {
           if (blocked()) {
-            await new Promise<void>((done) => {
-              const timer = systemClock.setTimeout(done, slow);
-              finish.addEventListener('abort', () => (timer.cancel(), done()), { once: true });
-            });
+            await sleep(systemClock, slow, finish);
             return [];
           }
           // One at a time, so that nothing is in hand already when the block begins.

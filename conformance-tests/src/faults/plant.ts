@@ -9,6 +9,7 @@ import type {
   SettleResult,
   Source,
 } from '@waybill/core';
+import type { ContractId } from '../contract.ts';
 
 /** A small deliberate mistake of a broker, and the promises whose tests must notice it. */
 export interface Fault {
@@ -16,7 +17,7 @@ export interface Fault {
   /** What the broker does wrong, in a sentence. */
   readonly wrong: string;
   /** Every one of these ids must have a test that fails. */
-  readonly caughtBy: readonly string[];
+  readonly caughtBy: readonly ContractId[];
   /** Makes the mistake, with a memory of its own that all connections of one run share. */
   readonly plant: () => Plant;
 }

@@ -1,4 +1,4 @@
-import { type Delivery, systemClock } from '@waybill/core/adapter';
+import { type Delivery, sleep, systemClock } from '@waybill/core/adapter';
 import { lateAck } from './late-ack.ts';
 import { type Fault, republish, settlesThrough, showsThrough } from './plant.ts';
 
@@ -47,10 +47,7 @@ const retryBlocks: Fault = {
         }),
         async receive(max, finish) {
           if (systemClock.monotonic() < blockedUntil) {
-            await new Promise<void>((done) => {
-              const timer = systemClock.setTimeout(done, Math.min(1_000, blockedUntil - systemClock.monotonic()));
-              finish.addEventListener('abort', () => (timer.cancel(), done()), { once: true });
-            });
+            await sleep(systemClock, Math.min(1_000, blockedUntil - systemClock.monotonic()), finish);
             return [];
           }
           return inner.receive(max, finish);

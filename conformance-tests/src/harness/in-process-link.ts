@@ -13,8 +13,8 @@ import type {
   Receiver,
   ReceiverEvents,
   SendResult,
-  SettleResult,
   Settlement,
+  SettleResult,
   Source,
   Timer,
 } from '@waybill/core/adapter';
@@ -296,4 +296,3 @@ function newWire(): Wire {
 function notSent(error: ConnectionError): SendResult {
   return { status: 'failed', outcome: 'not-sent', retryable: true, error };
 }
-

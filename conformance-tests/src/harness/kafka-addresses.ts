@@ -6,7 +6,7 @@ import type { Address } from './proxy.ts';
  * whatever the version of the message: that pattern is replaced, and the frame's length with it.
  */
 export function rewriteAdvertised(advertised: Address, proxy: Address): (chunk: Buffer) => Buffer {
-  let buffered = Buffer.alloc(0);
+  let buffered: Buffer = Buffer.alloc(0);
   return (chunk) => {
     buffered = buffered.length === 0 ? chunk : Buffer.concat([buffered, chunk]);
     const frames: Buffer[] = [];

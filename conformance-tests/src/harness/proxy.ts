@@ -1,6 +1,6 @@
 import { once } from 'node:events';
 import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
-import { createServer as createTlsServer, type TlsOptions, TLSSocket } from 'node:tls';
+import { createServer as createTlsServer, TLSSocket, type TlsOptions } from 'node:tls';
 import type { CutMode } from '../harness.ts';
 
 export interface Address {
@@ -41,8 +41,9 @@ export class Proxy {
   }
 
   static async open(options: ProxyOptions): Promise<Proxy> {
+    // It is there before the first client can be.
     let proxy: Proxy | undefined;
-    const accept = (socket: Socket): void => proxy?.#accept(socket);
+    const accept = (socket: Socket): void => (proxy as Proxy).#accept(socket);
     const server = options.tls === undefined ? createServer(accept) : createTlsServer(options.tls, accept);
     // A client that gives up during the handshake is no matter of ours.
     server.on('tlsClientError', () => {});
@@ -75,6 +76,11 @@ export class Proxy {
     for (const pair of this.#pairs) hold(pair, { requests: false, replies: true });
   }
 
+  /** It does not keep the process alive any more. */
+  unref(): void {
+    this.#server.unref();
+  }
+
   async close(): Promise<void> {
     for (const pair of this.#pairs) reset(pair);
     this.#server.close();
@@ -102,11 +108,16 @@ export class Proxy {
     upstream.once('close', () => client.destroy());
     const rewrite = this.#options.rewriteReplies?.(this.address) ?? ((chunk: Buffer) => chunk);
     const nth = this.heard.push(Buffer.alloc(0)) - 1;
-    pump(client, upstream, () => pair.holdRequests, (chunk) => {
-      const heard = this.heard[nth] ?? Buffer.alloc(0);
-      if (heard.length < KEPT) this.heard[nth] = Buffer.concat([heard, chunk.subarray(0, KEPT)]);
-      return chunk;
-    });
+    pump(
+      client,
+      upstream,
+      () => pair.holdRequests,
+      (chunk) => {
+        const heard = this.heard[nth] ?? Buffer.alloc(0);
+        if (heard.length < KEPT) this.heard[nth] = Buffer.concat([heard, chunk.subarray(0, KEPT)]);
+        return chunk;
+      },
+    );
     pump(upstream, client, () => pair.holdReplies, rewrite);
     if (pair.holdReplies) upstream.pause();
   }

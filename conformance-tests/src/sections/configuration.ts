@@ -34,7 +34,9 @@ contract('CFG-01', 'rejects unknown URLs, parameters and options by name', async
     const error = await failure(call).catch((problem: unknown) => {
       throw new Error(`${what}: ${problem}`);
     });
-    expect(WaybillError.is(error, 'CONFIG') || WaybillError.is(error, 'INVALID_MESSAGE'), `${what}: ${error}`).toBe(true);
+    expect(WaybillError.is(error, 'CONFIG') || WaybillError.is(error, 'INVALID_MESSAGE'), `${what}: ${error}`).toBe(
+      true,
+    );
     expect((error as Error).message, what).toContain('nonsense');
   }
   // What is meant for another broker is none of this one's business.
@@ -64,7 +66,7 @@ contract('CFG-02', 'lists a group that is missing on a topic that stands', async
   const error = await failureWith('CONFIG', () => bus.provision([{ topic, groups: ['stands', 'is-missing'] }]));
   expect(error.message).toContain('is-missing');
   expect(error.message).not.toContain('stands');
-  expect(await s.foreign.exists('group', topic, 'is-missing')).toBe(false);
+  expect(await s.foreign.exists('group', { topic, group: 'is-missing' })).toBe(false);
 });
 
 for (const topology of ['verify', 'none'] as const) {
@@ -84,33 +86,41 @@ for (const topology of ['verify', 'none'] as const) {
   });
 }
 
-contract('CFG-03', 'comes in through every door: TLS and each authentication', async (s) => {
-  for (const door of await s.broker.doors.open()) {
-    const topic = s.topicName();
-    try {
+contract(
+  'CFG-03',
+  'comes in through every door: TLS and each authentication',
+  async (s) => {
+    for (const door of await s.broker.doors.open()) {
+      const topic = s.topicName();
+      try {
+        if (door.refused) {
+        await failure(() => s.connect({ to: door.target, connectTimeout: 4_000 }));
+        await door.verify?.();
+        continue;
+      }
       const bus = await s.connect({ to: door.target });
-      const recorder = s.recorder();
-      await bus.subscribe(topic, { group: 'g' }, recorder.handler);
-      await bus.publish(topic, door.what);
-      await recorder.waitFor(1);
-      await door.verify?.();
-      await bus.close();
-    } catch (error) {
-      throw new Error(`${door.what}: ${error}`, { cause: error });
-    } finally {
-      await door.close?.();
+        const recorder = s.recorder();
+        await bus.subscribe(topic, { group: 'g' }, recorder.handler);
+        await bus.publish(topic, door.what);
+        await recorder.waitFor(1);
+        await door.verify?.();
+        await bus.close();
+      } catch (error) {
+        throw new Error(`${door.what}: ${error}`, { cause: error });
+      } finally {
+        await door.close?.();
+      }
     }
-  }
-}, { timeout: () => 180_000 });
+  },
+  { timeout: () => 180_000 },
+);
 
 contract('CFG-04', 'uses topics and groups that stand on the broker under names of their own', async (s) => {
-  const [topic, group] = [s.topicName('own'), 'g'];
-  const own = await s.foreign.makeOwn(topic, group);
-  const names = { topic: () => own.topic, group: () => own.group };
-  const bus = await s.connect({ names });
+  const own = await s.foreign.makeOwn();
+  const bus = await s.connect({ to: own.target, names: { topic: () => own.topic, group: () => own.group } });
   const recorder = s.recorder<string>();
   await bus.subscribe('orders', { group: 'billing' }, recorder.handler);
-  await s.foreign.publish(own.topic, { body: Buffer.from('"from a stranger"') });
+  await own.publish({ body: Buffer.from('"from a stranger"') });
   await bus.publish('orders', 'from us');
   await recorder.waitFor(2);
   expect([...recorder.data].sort()).toEqual(['from a stranger', 'from us']);

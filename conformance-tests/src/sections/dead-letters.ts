@@ -96,10 +96,16 @@ contract('DLQ-01', 'every way to the dead letters says which it was', async (s) 
   await bus.publish(topic, new TextEncoder().encode('{'), { contentType: 'application/json', id: 'invalid' });
   const letters = await deadLetters(s, bus, topic, 'g', 5);
   const found = new Map(letters.map((letter) => [letter.id === 'invalid' ? 'invalid' : letter.data, letter]));
-  expect(found.get('permanent')).toMatchObject({ reason: 'rejected', error: { name: 'PermanentError', message: 'for good' } });
+  expect(found.get('permanent')).toMatchObject({
+    reason: 'rejected',
+    error: { name: 'PermanentError', message: 'for good' },
+  });
   expect(found.get('reject')).toMatchObject({ reason: 'rejected', error: { message: 'not for us' }, attempts: 1 });
   expect(found.get('text')).toMatchObject({ reason: 'exhausted', error: { message: 'a text' } });
-  expect(found.get('exhausted')).toMatchObject({ reason: 'exhausted', error: { name: 'TypeError', message: 'last attempt' } });
+  expect(found.get('exhausted')).toMatchObject({
+    reason: 'exhausted',
+    error: { name: 'TypeError', message: 'last attempt' },
+  });
   // No handler saw it.
   expect(found.get('invalid')).toMatchObject({ reason: 'invalid', attempts: 0, data: undefined });
 });
@@ -157,7 +163,7 @@ contract('DLQ-02', 'without a place for dead letters no message is acked for lac
   const options = { group: 'g', lease: s.lease, retry: once };
   const record = s.recorder(fail);
   await first.subscribe(topic, options, record.handler);
-  await s.foreign.remove('dead-letters', topic, 'g');
+  await s.foreign.remove('dead-letters', { topic, group: 'g' });
   await first.publish(topic, 1);
   await record.waitFor(1);
   const outside = await s.connect();
@@ -182,7 +188,9 @@ contract('DLQ-03', 'dead letters are counted and shown, the oldest first, and st
   expect(datas(buried)).toEqual(numbers(6));
   for (let looks = 0; looks < 3; looks++) {
     // Where a look hides the entries for a moment, it is over when peek has resolved, or soon after.
-    const seen = await s.eventually('all six to be shown', () => letters.peek(), { until: ({ length }) => length === 6 });
+    const seen = await s.eventually('all six to be shown', () => letters.peek(), {
+      until: ({ length }) => length === 6,
+    });
     expect(seen.map(({ entry }) => entry)).toEqual(buried.map(({ entry }) => entry));
     const some = await s.eventually('two to be shown', () => letters.peek({ limit: 2 }), {
       until: ({ length }) => length === 2,
@@ -203,9 +211,11 @@ contract('DLQ-03', 'an exact count is one, at any time', async (s) => {
   const { exact } = await letters.count();
   if (exact) expect((await letters.count()).value).toBe(3);
   expect(await letters.purge({ limit: 1 })).toBe(1);
-  const left = exact ? await letters.count() : await s.eventually('a count of two', () => letters.count(), {
-    until: ({ value }) => value === 2,
-  });
+  const left = exact
+    ? await letters.count()
+    : await s.eventually('a count of two', () => letters.count(), {
+        until: ({ value }) => value === 2,
+      });
   expect(left.value).toBe(2);
 });
 
@@ -320,7 +330,10 @@ contract(
 
     const link = await s.network();
     const bus = await s.connect({ to: link });
-    const redriven = bus.deadLetters(topic, 'g').redrive('all').catch((error: unknown) => error);
+    const redriven = bus
+      .deadLetters(topic, 'g')
+      .redrive('all')
+      .catch((error: unknown) => error);
     await record.waitFor(1);
     await link.cut('reset');
     await redriven;

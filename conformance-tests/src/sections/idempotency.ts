@@ -1,4 +1,4 @@
-import { type IdempotencyStore, type Message, memoryStore } from '@waybill/core';
+import { type IdempotencyStore, type Message, memoryStore, type Subscription } from '@waybill/core';
 import { expect } from 'vitest';
 import { AT_ONCE, contract, RECOVERY, settles } from '../scenario.ts';
 
@@ -35,7 +35,7 @@ contract('IDEM-01', "members of a group share what they remember, and the bus's 
   const store = memoryStore();
   const record = s.recorder<number>();
   const buses = [await s.connect({ idempotency: store }), await s.connect({ idempotency: store })];
-  const subscriptions = [];
+  const subscriptions: Subscription[] = [];
   for (const bus of buses) subscriptions.push(await bus.subscribe(topic, { group: 'g' }, record.handler));
   const publisher = await s.connect();
   const ids = Array.from({ length: 10 }, (_, at) => at);
@@ -210,34 +210,39 @@ contract('IDEM-04', 'of two that hold one id at once one runs, and the other is 
   expect(subscription.stats()).toMatchObject({ retried: 0, deadLettered: 0 });
 });
 
-contract('IDEM-04', 'when the one that runs fails, the other is the next runner, with its attempts untouched', async (s) => {
-  const topic = s.topicName();
-  const store = memoryStore();
-  const gate = Promise.withResolvers<void>();
-  s.afterwards(() => gate.resolve());
-  const record = s.recorder<number>(async (message, call) => {
-    if (call > 1) return;
-    await gate.promise;
-    await message.reject('this copy is bad');
-  });
-  const subscriptions = [];
-  for (const bus of [await s.connect(), await s.connect()]) {
-    const options = { group: 'g', concurrency: 2, idempotency: store, retry: { attempts: 2, delay: 50 } };
-    subscriptions.push(await bus.subscribe(topic, options, record.handler));
-  }
-  const publisher = await s.connect();
-  await publisher.publish(topic, 1, { id: 'same' });
-  await record.waitFor(1);
-  await publisher.publish(topic, 2, { id: 'same' });
-  const sum = (count: 'givenBack' | 'acked'): number => subscriptions.reduce((all, one) => all + one.stats()[count], 0);
-  await s.eventually('the second to be given back', () => sum('givenBack') > 0);
-  gate.resolve();
-  await s.eventually('the second to be acked', () => sum('acked') === 1);
-  expect(record.seen.map(({ data, attempt }) => [data, attempt])).toEqual([
-    [1, 1],
-    [2, 1],
-  ]);
-});
+contract(
+  'IDEM-04',
+  'when the one that runs fails, the other is the next runner, with its attempts untouched',
+  async (s) => {
+    const topic = s.topicName();
+    const store = memoryStore();
+    const gate = Promise.withResolvers<void>();
+    s.afterwards(() => gate.resolve());
+    const record = s.recorder<number>(async (message, call) => {
+      if (call > 1) return;
+      await gate.promise;
+      await message.reject('this copy is bad');
+    });
+    const subscriptions: Subscription[] = [];
+    for (const bus of [await s.connect(), await s.connect()]) {
+      const options = { group: 'g', concurrency: 2, idempotency: store, retry: { attempts: 2, delay: 50 } };
+      subscriptions.push(await bus.subscribe(topic, options, record.handler));
+    }
+    const publisher = await s.connect();
+    await publisher.publish(topic, 1, { id: 'same' });
+    await record.waitFor(1);
+    await publisher.publish(topic, 2, { id: 'same' });
+    const sum = (count: 'givenBack' | 'acked'): number =>
+      subscriptions.reduce((all, one) => all + one.stats()[count], 0);
+    await s.eventually('the second to be given back', () => sum('givenBack') > 0);
+    gate.resolve();
+    await s.eventually('the second to be acked', () => sum('acked') === 1);
+    expect(record.seen.map(({ data, attempt }) => [data, attempt])).toEqual([
+      [1, 1],
+      [2, 1],
+    ]);
+  },
+);
 
 contract('IDEM-04', 'the claim of a dead member ends with it', async (s) => {
   const topic = s.topicName();
@@ -270,32 +275,36 @@ function fragileStore(): IdempotencyStore & { away: boolean; asked: number } {
   };
 }
 
-contract('IDEM-06', 'while the store is away nothing is handled, no attempt is used, and the health says why', async (s) => {
-  const topic = s.topicName();
-  const bus = await s.connect();
-  const store = fragileStore();
-  const record = s.recorder<number>();
-  // One attempt is all there is: were an absence to cost one, the messages would be dead.
-  const options = { group: 'g', idempotency: store, retry: { attempts: 1 } };
-  const subscription = await bus.subscribe(topic, options, record.handler);
-  for (const data of [1, 2, 3]) await bus.publish(topic, data);
-  await s.eventually('all to be given back, some of them twice', () => subscription.stats().givenBack > 3);
-  const health = await bus.health();
-  expect(health.status).toBe('degraded');
-  expect(health.subscriptions[0]?.error).toMatch('the store is on holiday');
-  expect(record.count).toBe(0);
-  // Given back with a delay: a store that is away is not asked without end.
-  const asked = store.asked;
-  await record.nothingMore();
-  expect(store.asked - asked).toBeLessThanOrEqual(9);
+contract(
+  'IDEM-06',
+  'while the store is away nothing is handled, no attempt is used, and the health says why',
+  async (s) => {
+    const topic = s.topicName();
+    const bus = await s.connect();
+    const store = fragileStore();
+    const record = s.recorder<number>();
+    // One attempt is all there is: were an absence to cost one, the messages would be dead.
+    const options = { group: 'g', idempotency: store, retry: { attempts: 1 } };
+    const subscription = await bus.subscribe(topic, options, record.handler);
+    for (const data of [1, 2, 3]) await bus.publish(topic, data);
+    await s.eventually('all to be given back, some of them twice', () => subscription.stats().givenBack > 3);
+    const health = await bus.health();
+    expect(health.status).toBe('degraded');
+    expect(health.subscriptions[0]?.error).toMatch('the store is on holiday');
+    expect(record.count).toBe(0);
+    // Given back with a delay: a store that is away is not asked without end.
+    const asked = store.asked;
+    await record.nothingMore();
+    expect(store.asked - asked).toBeLessThanOrEqual(9);
 
-  store.away = false;
-  await record.waitFor(3);
-  await s.eventually('all to be acked', () => subscription.stats().acked === 3);
-  expect(record.seen.map(({ attempt }) => attempt)).toEqual([1, 1, 1]);
-  expect(subscription.stats().deadLettered).toBe(0);
-  await s.eventually('the health to be good again', async () => (await bus.health()).status === 'up');
-});
+    store.away = false;
+    await record.waitFor(3);
+    await s.eventually('all to be acked', () => subscription.stats().acked === 3);
+    expect(record.seen.map(({ attempt }) => attempt)).toEqual([1, 1, 1]);
+    expect(subscription.stats().deadLettered).toBe(0);
+    await s.eventually('the health to be good again', async () => (await bus.health()).status === 'up');
+  },
+);
 
 contract('IDEM-06', 'a store that fails after the handler leaves the message unacked', async (s) => {
   const topic = s.topicName();
@@ -310,7 +319,11 @@ contract('IDEM-06', 'a store that fails after the handler leaves the message una
     },
   };
   const record = s.recorder<number>();
-  const subscription = await bus.subscribe(topic, { group: 'g', idempotency: store, retry: { attempts: 1 } }, record.handler);
+  const subscription = await bus.subscribe(
+    topic,
+    { group: 'g', idempotency: store, retry: { attempts: 1 } },
+    record.handler,
+  );
   await bus.publish(topic, 1);
   await s.eventually('the message to be given back', () => subscription.stats().givenBack === 1);
   expect(subscription.stats().acked).toBe(0);
@@ -352,28 +365,32 @@ contract('IDEM-07', 'a foreign message is known by its place, or needs a key', a
   expect(letters[0]?.error?.message).toMatch(/idempotency\.key/);
 });
 
-contract('IDEM-07', 'a foreign message is not handled again after its handler succeeded and its ack was lost', async (s) => {
-  const topic = s.topicName();
-  const store = memoryStore();
-  const link = await s.network();
-  const bus = await s.connect({ to: link });
-  const cut = Promise.withResolvers<void>();
-  const record = s.recorder<string>(() => (record.count === 1 ? cut.promise : undefined));
-  const idempotency = { store, key: (message: Message) => message.position ?? String(message.data) };
-  const subscription = await bus.subscribe(topic, { group: 'g', lease: s.lease, idempotency }, record.handler);
-  await s.foreign.publish(topic, { body: text('foreign'), contentType: 'application/json', key });
-  await record.waitFor(1);
-  await link.cut('reset');
-  cut.resolve();
-  await s.eventually('the handler to end', () => record.running === 0);
-  await link.mend();
-  const outside = await s.connect();
-  await outside.publish(topic, 'marker', { key });
-  await record.waitFor((seen) => seen.some(({ data }) => data === 'marker'), RECOVERY + s.takeOver);
-  await record.nothingMore();
-  expect(record.data).toEqual(['foreign', 'marker']);
-  expect(subscription.stats().deadLettered).toBe(0);
-});
+contract(
+  'IDEM-07',
+  'a foreign message is not handled again after its handler succeeded and its ack was lost',
+  async (s) => {
+    const topic = s.topicName();
+    const store = memoryStore();
+    const link = await s.network();
+    const bus = await s.connect({ to: link });
+    const cut = Promise.withResolvers<void>();
+    const record = s.recorder<string>((_, call) => (call === 1 ? cut.promise : undefined));
+    const idempotency = { store, key: (message: Message) => message.position ?? String(message.data) };
+    const subscription = await bus.subscribe(topic, { group: 'g', lease: s.lease, idempotency }, record.handler);
+    await s.foreign.publish(topic, { body: text('foreign'), contentType: 'application/json', key });
+    await record.waitFor(1);
+    await link.cut('reset');
+    cut.resolve();
+    await s.eventually('the handler to end', () => record.running === 0);
+    await link.mend();
+    const outside = await s.connect();
+    await outside.publish(topic, 'marker', { key });
+    await record.waitFor((seen) => seen.some(({ data }) => data === 'marker'), RECOVERY + s.takeOver);
+    await record.nothingMore();
+    expect(record.data).toEqual(['foreign', 'marker']);
+    expect(subscription.stats().deadLettered).toBe(0);
+  },
+);
 
 contract('IDEM-07', 'with a key of the user foreign messages are told apart by it', async (s) => {
   const topic = s.topicName();

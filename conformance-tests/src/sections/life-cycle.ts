@@ -128,7 +128,9 @@ async function survives(s: Scenario, bus: Bus, outage: () => Promise<void>): Pro
   await recorder.waitFor(20);
   await outage();
   const back = performance.now();
-  await s.eventually('publishing works again', () => settles('a publish', bus.publish(topic, -1)), { within: RECOVERY });
+  await s.eventually('publishing works again', () => settles('a publish', bus.publish(topic, -1)), {
+    within: RECOVERY,
+  });
   await recorder.waitFor((seen) => seen.some(({ data }) => data === -1), RECOVERY + s.takeOver);
   expect(performance.now() - back).toBeLessThan(RECOVERY + s.takeOver);
   const confirmed = await stop();
@@ -150,14 +152,19 @@ contract('LIFE-03', 'goes on after a reset of the network', async (s) => {
   });
 });
 
-contract('LIFE-03', 'goes on after a network in which nothing got through, longer than the lease', async (s) => {
-  const link = await s.network();
-  await survives(s, await s.connect({ to: link }), async () => {
-    await link.cut('blackhole');
-    await new Promise((resolve) => setTimeout(resolve, 2 * s.lease));
-    await link.mend();
-  });
-}, { timeout: (lease) => 90_000 + 6 * lease });
+contract(
+  'LIFE-03',
+  'goes on after a network in which nothing got through, longer than the lease',
+  async (s) => {
+    const link = await s.network();
+    await survives(s, await s.connect({ to: link }), async () => {
+      await link.cut('blackhole');
+      await new Promise((resolve) => setTimeout(resolve, 2 * s.lease));
+      await link.mend();
+    });
+  },
+  { timeout: (lease) => 90_000 + 6 * lease },
+);
 
 contract('LIFE-03', 'goes on after many short interruptions', async (s) => {
   const link = await s.network();
@@ -212,25 +219,30 @@ contract(
   { disruptive: true, timeout: (lease) => 150_000 + 6 * lease },
 );
 
-contract('LIFE-04', 'rejects in time, naming the cause and the target but no secret', async (s) => {
-  const doors = await s.broker.doors.closed();
-  for (const door of doors) {
-    const start = performance.now();
-    const error = await failure(() => s.connect({ to: door.target, connectTimeout: 4_000 }));
-    const took = performance.now() - start;
-    const text = inspect(error, { depth: 10, showHidden: true });
-    expect(
-      WaybillError.is(error, 'CONNECTION') || WaybillError.is(error, 'CONNECT_TIMEOUT'),
-      `${door.what}: ${text}`,
-    ).toBe(true);
-    expect((error as WaybillError).adapter, door.what).toBe(s.adapter.name);
-    expect((error as Error).message, door.what).toMatch(door.cause);
-    expect((error as Error).message, door.what).toContain(door.names);
-    if (door.secret !== undefined) expect(text, door.what).not.toContain(door.secret);
-    // What no second try can mend is told at once.
-    expect(took, door.what).toBeLessThan(door.final ? AT_ONCE + 500 : 4_000 + AT_ONCE);
-  }
-}, { timeout: () => 120_000 });
+contract(
+  'LIFE-04',
+  'rejects in time, naming the cause and the target but no secret',
+  async (s) => {
+    const doors = await s.broker.doors.closed();
+    for (const door of doors) {
+      const start = performance.now();
+      const error = await failure(() => s.connect({ to: door.target, connectTimeout: 4_000 }));
+      const took = performance.now() - start;
+      const text = inspect(error, { depth: 10, showHidden: true });
+      expect(
+        WaybillError.is(error, 'CONNECTION') || WaybillError.is(error, 'CONNECT_TIMEOUT'),
+        `${door.what}: ${text}`,
+      ).toBe(true);
+      expect((error as WaybillError).adapter, door.what).toBe(s.adapter.name);
+      expect((error as Error).message, door.what).toMatch(door.cause);
+      expect((error as Error).message, door.what).toContain(door.names);
+      if (door.secret !== undefined) expect(text, door.what).not.toContain(door.secret);
+      // What no second try can mend is told at once.
+      expect(took, door.what).toBeLessThan(door.final ? AT_ONCE + 500 : 4_000 + AT_ONCE);
+    }
+  },
+  { timeout: () => 120_000 },
+);
 
 contract('LIFE-05', 'refuses every use after close', async (s) => {
   const topic = s.topicName();
@@ -260,7 +272,9 @@ contract('LIFE-05', 'refuses every use after close', async (s) => {
       throw new Error(`${use}: ${error}`);
     });
   }
-  const results = await bus.publishBatch(topic, [{ data: 1 }]).catch((error: unknown) => [{ ok: false as const, error }]);
+  const results = await bus
+    .publishBatch(topic, [{ data: 1 }])
+    .catch((error: unknown) => [{ ok: false as const, error }]);
   expect(results.every((result) => !result.ok && WaybillError.is(result.error, 'CLOSED'))).toBe(true);
 });
 
@@ -319,32 +333,39 @@ contract('LIFE-06', 'degrades when a subscription ends by itself, whose closed t
 });
 
 for (const part of ['topic', 'group'] as const) {
-  contract('LIFE-07', `restores the ${part} that disappears under a subscription, or says so`, async (s) => {
-    const topic = s.topicName();
-    const bus = await s.connect();
-    const recorder = s.recorder<number>();
-    const subscription = await bus.subscribe(topic, { group: 'g', lease: s.lease }, recorder.handler);
-    let ended: unknown;
-    subscription.closed.catch((error: unknown) => {
-      ended = error;
-    });
-    await bus.publish(topic, 0);
-    await recorder.waitFor(1);
-    await s.foreign.remove(part, topic, 'g');
-    let n = 0;
-    await s.eventually(
-      'new messages arrive, or the subscription has ended with an error',
-      async () => {
-        if (ended !== undefined) return true;
-        await bus.publish(topic, ++n);
-        return recorder.count > 1;
-      },
-      { within: RECOVERY + s.takeOver },
-    );
-    if (ended !== undefined) expect(WaybillError.is(ended)).toBe(true);
-    // A spin shows in what is logged.
-    expect(s.logs.filter(({ level }) => level !== 'debug').length).toBeLessThan(50);
-  }, { timeout: (lease) => 90_000 + 4 * lease });
+  contract(
+    'LIFE-07',
+    `restores the ${part} that disappears under a subscription, or says so`,
+    async (s) => {
+      const topic = s.topicName();
+      // What stands for a topic may be shared by all topics of a prefix.
+    const prefix = `${s.topicName('own')}-`;
+    const bus = await s.connect({ namePrefix: prefix });
+      const recorder = s.recorder<number>();
+      const subscription = await bus.subscribe(topic, { group: 'g', lease: s.lease }, recorder.handler);
+      let ended: unknown;
+      subscription.closed.catch((error: unknown) => {
+        ended = error;
+      });
+      await bus.publish(topic, 0);
+      await recorder.waitFor(1);
+      await s.foreign.remove(part, { topic, group: 'g', prefix });
+      let n = 0;
+      await s.eventually(
+        'new messages arrive, or the subscription has ended with an error',
+        async () => {
+          if (ended !== undefined) return true;
+          await bus.publish(topic, ++n);
+          return recorder.count > 1;
+        },
+        { within: RECOVERY + s.takeOver },
+      );
+      if (ended !== undefined) expect(WaybillError.is(ended)).toBe(true);
+      // A spin shows in what is logged.
+      expect(s.logs.filter(({ level }) => level !== 'debug').length).toBeLessThan(50);
+    },
+    { timeout: (lease) => 90_000 + 4 * lease },
+  );
 }
 
 contract('LIFE-07', 'loses no message when the dead letters disappear', async (s) => {
@@ -356,7 +377,7 @@ contract('LIFE-07', 'loses no message when the dead letters disappear', async (s
   subscription.closed.catch((error: unknown) => {
     ended = error;
   });
-  await s.foreign.remove('dead-letters', topic, 'g');
+  await s.foreign.remove('dead-letters', { topic, group: 'g' });
   await bus.publish(topic, 'm');
   await recorder.waitFor(1);
   await s.eventually(
@@ -378,10 +399,10 @@ contract('LIFE-07', 'reports a topology that may not be created', async (s) => {
   const subscription = await bus.subscribe(topic, { group: 'g', lease: s.lease }, recorder.handler);
   await maker.publish(topic, 0);
   await recorder.waitFor(1);
-  await s.foreign.remove('group', topic, 'g');
+  await s.foreign.remove('group', { topic, group: 'g' });
   const error = await failure(() => settles('the subscription ends', subscription.closed, RECOVERY + s.takeOver));
   expect(WaybillError.is(error), String(error)).toBe(true);
   expect((error as Error).message).toContain(topic);
-  expect(await s.foreign.exists('group', topic, 'g')).toBe(false);
+  expect(await s.foreign.exists('group', { topic, group: 'g' })).toBe(false);
   expect(doubles(recorder.data)).toEqual([]);
 });

@@ -1,4 +1,4 @@
-import { ConfigError, type Message, type Subscription, topic as declare, WaybillError } from '@waybill/core';
+import { type ConfigError, topic as declare, type Subscription, WaybillError } from '@waybill/core';
 import { expect } from 'vitest';
 import { z } from 'zod';
 import { doubles, failureWith, gate, publishAll, range, sorted } from '../helpers.ts';
@@ -166,7 +166,12 @@ contract('SUB-05', 'gives a free handler the next message while others are busy'
 });
 
 /** Publishes the numbers from 1 on, one each `every` milliseconds, until it is stopped; resolves with the last one. */
-function publishOn(s: Scenario, bus: Awaited<ReturnType<Scenario['connect']>>, topic: string, every: number): () => Promise<number> {
+function publishOn(
+  s: Scenario,
+  bus: Awaited<ReturnType<Scenario['connect']>>,
+  topic: string,
+  every: number,
+): () => Promise<number> {
   let stopped = false;
   const running = (async (): Promise<number> => {
     let n = 0;
@@ -246,7 +251,9 @@ contract(
       await guest.close();
     }
     const last = await stop();
-    await s.eventually('all are handled', () => last - new Set(recorder.data).size, { until: (missing) => missing === 0 });
+    await s.eventually('all are handled', () => last - new Set(recorder.data).size, {
+      until: (missing) => missing === 0,
+    });
   },
   { timeout: () => 90_000 },
 );
@@ -345,28 +352,32 @@ contract('SUB-08', 'starts no handler while paused, and goes on with what waits'
   expect(sorted(recorder.data)).toEqual(range(0, 30));
 });
 
-contract('SUB-08', 'keeps running handlers, and loses and doubles nothing in a pause longer than the lease', async (s) => {
-  const topic = s.topicName();
-  const [bus, publisher] = [await s.connect(), await s.connect()];
-  const held = gate();
-  s.afterwards(held.open);
-  const recorder = s.recorder<number>((_, call) => (call <= 2 ? held.opened : undefined));
-  const options = { group: 'g', lease: s.lease, concurrency: 2 };
-  const subscription = await bus.subscribe(topic, options, recorder.handler);
-  await publishAll(publisher, topic, range(1, 40));
-  await recorder.waitFor(2);
-  const paused = subscription.pause();
-  held.open();
-  await settles('the pause resolves when the handlers have ended', paused);
-  await recorder.nothingMore(2 * s.lease);
-  expect(recorder.count).toBe(2);
-  await subscription.resume();
-  await recorder.waitFor(40);
-  await recorder.nothingMore();
-  expect(sorted(recorder.data)).toEqual(range(1, 40));
-  // Holding, or giving back, is no failed attempt (RETRY-08).
-  expect(recorder.seen.filter(({ attempt }) => attempt !== 1)).toEqual([]);
-});
+contract(
+  'SUB-08',
+  'keeps running handlers, and loses and doubles nothing in a pause longer than the lease',
+  async (s) => {
+    const topic = s.topicName();
+    const [bus, publisher] = [await s.connect(), await s.connect()];
+    const held = gate();
+    s.afterwards(held.open);
+    const recorder = s.recorder<number>((_, call) => (call <= 2 ? held.opened : undefined));
+    const options = { group: 'g', lease: s.lease, concurrency: 2 };
+    const subscription = await bus.subscribe(topic, options, recorder.handler);
+    await publishAll(publisher, topic, range(1, 40));
+    await recorder.waitFor(2);
+    const paused = subscription.pause();
+    held.open();
+    await settles('the pause resolves when the handlers have ended', paused);
+    await recorder.nothingMore(2 * s.lease);
+    expect(recorder.count).toBe(2);
+    await subscription.resume();
+    await recorder.waitFor(40);
+    await recorder.nothingMore();
+    expect(sorted(recorder.data)).toEqual(range(1, 40));
+    // Holding, or giving back, is no failed attempt (RETRY-08).
+    expect(recorder.seen.filter(({ attempt }) => attempt !== 1)).toEqual([]);
+  },
+);
 
 contract('SUB-09', 'handles a message of a foreign producer with sensible values', async (s) => {
   const topic = s.topicName();
@@ -394,7 +405,7 @@ contract('SUB-09', 'handles a message of a foreign producer with sensible values
   expect(at).toBeGreaterThan(before - 60_000);
   expect(at).toBeLessThan(Date.now() + 60_000);
   expect(full?.data).toEqual(new Uint8Array([1, 2, 3]));
-  expect(full?.key).toBe('k-1');
+  expect(full?.key).toBe(s.foreign.keys ? 'k-1' : undefined);
   expect(full?.message.contentType).toBe('application/x-protobuf');
   expect(full?.message.headers['trace'] ?? full?.message.headers['Trace']).toBe('abc');
   expect(full?.id).not.toBe(plain?.id);
@@ -409,9 +420,10 @@ contract('SUB-09', 'retries a foreign message, and sets it aside, like any other
   await bus.subscribe(topic, { group: 'g', retry: { attempts: 2, delay: 10 } }, recorder.handler);
   await s.foreign.publish(topic, { body: Buffer.from('"x"'), key: 'k' });
   await recorder.waitFor(2);
-  expect(recorder.seen.map(({ data, key, attempt }) => [data, key, attempt])).toEqual([
-    ['x', 'k', 1],
-    ['x', 'k', 2],
+  const key = s.foreign.keys ? 'k' : undefined;
+  expect(recorder.seen.map((one) => [one.data, one.key, one.attempt])).toEqual([
+    ['x', key, 1],
+    ['x', key, 2],
   ]);
   // A message keeps the name that it was given, whatever it is copied through.
   expect(recorder.ids[0]).toBe(recorder.ids[1]);
@@ -512,10 +524,8 @@ contract('SUB-10', 'sets an event type that is not listed aside, or skips it whe
   const bus = await s.connect();
   type Event = { total: number } | { why: string };
   const [strict, lenient] = [s.recorder<Event>(), s.recorder<Event>()];
-  await bus.subscribe(events, { group: 'strict' }, (message) => strict.handler(message as Message<Event>));
-  const skipping = await bus.subscribe(events, { group: 'lenient', unknownType: 'skip' }, (message) =>
-    lenient.handler(message as Message<Event>),
-  );
+  await bus.subscribe(events, { group: 'strict' }, strict.handler);
+  const skipping = await bus.subscribe(events, { group: 'lenient', unknownType: 'skip' }, lenient.handler);
   await bus.publish(events.event('placed'), { total: 1 });
   await bus.publish(name, { total: 2 }, { type: 'shipped' });
   await bus.publish(events.event('cancelled'), { why: 'late' });
@@ -536,23 +546,28 @@ contract('SUB-10', 'sets an event type that is not listed aside, or skips it whe
   expect((await bus.deadLetters(name, 'lenient').count()).value).toBe(0);
 });
 
-contract('SUB-11', 'keeps names apart that differ in one character', async (s) => {
-  const stem = s.topicName('n');
-  const bus = await s.connect();
-  // Each differs from the next only in what a broker may have to escape, or may take for a wildcard.
-  const names = ['-', '!', '#', '$', '%', '&', "'", '*', '+', '^', '`', '|', '~', 'x', 'X', '_x23', '-x-', '%23'].map(
-    (mark) => `${stem}.a${mark}b`,
-  );
-  const recorders = new Map(names.map((name) => [name, s.recorder<string>()]));
-  for (const [name, recorder] of recorders) await bus.subscribe(name, { group: 'g' }, recorder.handler);
-  for (const name of names) await bus.publish(name, name);
-  for (const [name, recorder] of recorders) {
-    await recorder.waitFor(1);
-    await bus.publish(name, 'marker');
-    await recorder.waitFor(2);
-    expect(sorted2(recorder.data), `what arrived on ${name}`).toEqual(sorted2([name, 'marker']));
-  }
-}, { timeout: () => 120_000 });
+contract(
+  'SUB-11',
+  'keeps names apart that differ in one character',
+  async (s) => {
+    const stem = s.topicName('n');
+    const bus = await s.connect();
+    // Each differs from the next only in what a broker may have to escape, or may take for a wildcard.
+    const names = ['-', '!', '#', '$', '%', '&', "'", '*', '+', '^', '`', '|', '~', 'x', 'X', '_x23', '-x-', '%23'].map(
+      (mark) => `${stem}.a${mark}b`,
+    );
+    const recorders = new Map(names.map((name) => [name, s.recorder<string>()]));
+    for (const [name, recorder] of recorders) await bus.subscribe(name, { group: 'g' }, recorder.handler);
+    for (const name of names) await bus.publish(name, name);
+    for (const [name, recorder] of recorders) {
+      await recorder.waitFor(1);
+      await bus.publish(name, 'marker');
+      await recorder.waitFor(2);
+      expect(sorted2(recorder.data), `what arrived on ${name}`).toEqual(sorted2([name, 'marker']));
+    }
+  },
+  { timeout: () => 120_000 },
+);
 
 const sorted2 = (texts: readonly string[]): string[] => [...texts].sort();
 
@@ -574,37 +589,42 @@ contract('SUB-11', 'keeps a.b and a_b apart, or refuses the second', async (s) =
   expect(dotted.data).toEqual(['dotted']);
 });
 
-contract('SUB-11', 'keeps groups apart whose names differ in one character, and pairs whose parts shift', async (s) => {
-  const topic = s.topicName('n');
-  const bus = await s.connect();
-  const marks = ['-', '_', '.', '#', '*', 'x', 'X', '%'];
-  const groups = marks.map((mark) => `g${mark}1`);
-  const failing = 'g-1';
-  const recorders = new Map(
-    groups.map((group) => [
-      group,
-      s.recorder<string>((message) => {
-        if (group === failing && message.attempt === 1) throw new Error('only this group sees it again');
-      }),
-    ]),
-  );
-  for (const [group, recorder] of recorders) {
-    await bus.subscribe(topic, { group, retry: { attempts: 2, delay: 10 } }, recorder.handler);
-  }
-  // Topic `t` with group `g.h` and topic `t.g` with group `h` are two pairs, however they are joined.
-  const [shifted, whole] = [s.recorder<string>(), s.recorder<string>()];
-  await bus.subscribe(topic, { group: 'g.h' }, shifted.handler);
-  await bus.subscribe(`${topic}.g`, { group: 'h' }, whole.handler);
-  await bus.publish(topic, 'one');
-  await bus.publish(`${topic}.g`, 'two');
-  await recorders.get(failing)?.waitFor(2);
-  for (const [group, recorder] of recorders) {
-    await recorder.waitFor(1);
-    expect(recorder.data, `what group ${group} saw`).toEqual(group === failing ? ['one', 'one'] : ['one']);
-  }
-  await Promise.all([shifted.waitFor(1), whole.waitFor(1)]);
-  expect([shifted.data, whole.data]).toEqual([['one'], ['two']]);
-}, { timeout: () => 120_000 });
+contract(
+  'SUB-11',
+  'keeps groups apart whose names differ in one character, and pairs whose parts shift',
+  async (s) => {
+    const topic = s.topicName('n');
+    const bus = await s.connect();
+    const marks = ['-', '_', '.', '#', '*', 'x', 'X', '%'];
+    const groups = marks.map((mark) => `g${mark}1`);
+    const failing = 'g-1';
+    const recorders = new Map(
+      groups.map((group) => [
+        group,
+        s.recorder<string>((message) => {
+          if (group === failing && message.attempt === 1) throw new Error('only this group sees it again');
+        }),
+      ]),
+    );
+    for (const [group, recorder] of recorders) {
+      await bus.subscribe(topic, { group, retry: { attempts: 2, delay: 10 } }, recorder.handler);
+    }
+    // Topic `t` with group `g.h` and topic `t.g` with group `h` are two pairs, however they are joined.
+    const [shifted, whole] = [s.recorder<string>(), s.recorder<string>()];
+    await bus.subscribe(topic, { group: 'g.h' }, shifted.handler);
+    await bus.subscribe(`${topic}.g`, { group: 'h' }, whole.handler);
+    await bus.publish(topic, 'one');
+    await bus.publish(`${topic}.g`, 'two');
+    await recorders.get(failing)?.waitFor(2);
+    for (const [group, recorder] of recorders) {
+      await recorder.waitFor(1);
+      expect(recorder.data, `what group ${group} saw`).toEqual(group === failing ? ['one', 'one'] : ['one']);
+    }
+    await Promise.all([shifted.waitFor(1), whole.waitFor(1)]);
+    expect([shifted.data, whole.data]).toEqual([['one'], ['two']]);
+  },
+  { timeout: () => 120_000 },
+);
 
 contract('SUB-11', 'takes names of the greatest length', async (s) => {
   const stem = s.topicName('n');
@@ -663,8 +683,8 @@ contract('SUB-12', 'removes a group with its backlog, retries, delays and dead l
   await s.eventually('only the other group is left', () => s.foreign.namesWith(topic), {
     until: (names) => names.length === before.length && names.every((name) => before.includes(name)),
   });
-  expect(await s.foreign.exists('group', topic, 'goes')).toBe(false);
-  expect(await s.foreign.exists('group', topic, 'stays')).toBe(true);
+  expect(await s.foreign.exists('group', { topic, group: 'goes' })).toBe(false);
+  expect(await s.foreign.exists('group', { topic, group: 'stays' })).toBe(true);
   await bus.removeGroup(topic, 'goes');
   await bus.removeGroup(s.topicName(), 'never-was');
 

@@ -95,9 +95,18 @@ function open(pipeline: Pipeline, held: Held): ReceivedMessage | undefined | Pro
 function messageOf(pipeline: Pipeline, held: Held, { data, contentType }: DecodedMessage): ReceivedMessage | undefined {
   if (held.lost !== undefined) return undefined;
   const { delivery } = held;
-  const { topic } = pipeline.setup;
+  const { topic, clock } = pipeline.setup;
   const id = delivery.id ?? (delivery.position === undefined ? randomUUID() : `${topic}@${delivery.position}`);
-  held.message = new ReceivedMessage(held, delivery, pipeline.setup, held.attempt, id, contentType, data);
+  held.message = new ReceivedMessage(
+    held,
+    delivery,
+    pipeline.setup,
+    held.attempt,
+    id,
+    contentType,
+    data,
+    delivery.publishedAt ?? clock.now(),
+  );
   return held.message;
 }
 
@@ -144,7 +153,7 @@ function call(pipeline: Pipeline, unit: Unit, messages: readonly ReceivedMessage
     unit.end = resolve;
     if (settings.timeout !== Number.POSITIVE_INFINITY) pipeline.expireAt(unit, clock.monotonic() + settings.timeout);
     let signal: AbortSignal | undefined;
-    if (settings.batch.size > 1) {
+    if (settings.batch.asked) {
       const controller = new AbortController();
       signal = controller.signal;
       unit.abort = (error) => controller.abort(error);

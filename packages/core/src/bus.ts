@@ -5,6 +5,7 @@ import type {
   ConnectionEvents,
   GroupRef,
   Lag,
+  OutgoingMessage,
   Position,
   ProvisionItem,
   Topology,
@@ -14,7 +15,14 @@ import { type Codec, jsonCodec } from './codec.ts';
 import { withDiagnostics, withMiddleware } from './compose.ts';
 import { type DeadLetters, deadLettersOf } from './dead-letters.ts';
 import { duration } from './duration.ts';
-import { ClosedError, ConfigError, PublishTimeoutError, UnsupportedError, WaybillError } from './errors.ts';
+import {
+  ClosedError,
+  ConfigError,
+  PublishError,
+  PublishTimeoutError,
+  UnsupportedError,
+  WaybillError,
+} from './errors.ts';
 import type { Logger } from './logger.ts';
 import type { ReceivedMessage } from './message.ts';
 import { checkName } from './names.ts';
@@ -72,6 +80,11 @@ export class ConnectedBus implements Bus, ConnectionEvents {
   #state: State = 'open';
   #closing: Promise<void> | undefined;
   #interruption: WaybillError | undefined;
+  /** Publishes that were called and have not ended. */
+  #publishing = 0;
+  #published: (() => void) | undefined;
+  /** Per topic, the end of those that wait before they can be sent. */
+  readonly #lines = new Map<TopicDefinition, Promise<void>>();
   /** When the last delayed publish of this bus is due, in wall time. */
   #dueUntil = 0;
   #endClosed: () => void;
@@ -285,23 +298,63 @@ export class ConnectedBus implements Bus, ConnectionEvents {
     const known = this.#topics.known(definition);
     // Validated before anything is asked of the broker: what is wrong is wrong at the call (PUB-10).
     const encoded = encodeMessage(definition, known ?? this.#topics.declared(definition), data, options, context);
-    let message = encoded instanceof Promise ? await encoded : encoded;
-    if (known === undefined) {
-      const topic = await this.#ensureForPublish(definition);
-      checkOrder(topic, message.key, options);
-      message = { ...message, topic };
+    this.#publishing++;
+    try {
+      const line = this.#lines.get(definition);
+      const ready = known !== undefined && line === undefined && !(encoded instanceof Promise);
+      return await this.#send(definition, ready ? encoded : await this.#inLine(definition, encoded, options), options);
+    } finally {
+      this.#publishing--;
+      if (this.#publishing === 0) this.#published?.();
     }
+  }
+
+  async #send(definition: TopicDefinition, message: OutgoingMessage, options: PublishOptions): Promise<Receipt> {
     if (message.deliverAt !== undefined && message.deliverAt > this.#dueUntil) this.#dueUntil = message.deliverAt;
     try {
       return await this.#queue.send(message, { signal: options.signal });
     } catch (error) {
-      // Whatever was wrong may be that the topic is gone; the next publish looks again.
-      this.#topics.forget(definition);
+      // What was wrong may be that the topic is gone; the next publish looks again.
+      if (!options.signal?.aborted) this.#topics.forget(definition);
       throw error;
     }
   }
 
-  async #ensureForPublish(definition: TopicDefinition): Promise<Awaited<ReturnType<Topics['ensure']>>> {
+  /**
+   * A publish that has to wait for its schema or for the first look at its topic. Those of one topic leave in the
+   * order of the calls, so that a slow one is not overtaken (PUB-08).
+   */
+  #inLine(
+    definition: TopicDefinition,
+    encoded: OutgoingMessage | Promise<OutgoingMessage>,
+    options: PublishOptions,
+  ): Promise<OutgoingMessage> {
+    const prepared = this.#prepare(definition, encoded, options);
+    prepared.catch(() => {});
+    const turn = (this.#lines.get(definition) ?? Promise.resolve()).then(() => prepared);
+    const line: Promise<void> = turn.then(
+      () => {},
+      () => {},
+    );
+    this.#lines.set(definition, line);
+    void line.then(() => {
+      if (this.#lines.get(definition) === line) this.#lines.delete(definition);
+    });
+    return turn;
+  }
+
+  async #prepare(
+    definition: TopicDefinition,
+    encoded: OutgoingMessage | Promise<OutgoingMessage>,
+    options: PublishOptions,
+  ): Promise<OutgoingMessage> {
+    const message = await encoded;
+    const topic = await unlessAborted(this.#ensureForPublish(definition), message, options.signal);
+    checkOrder(topic, message.key, options);
+    return { ...message, topic };
+  }
+
+  async #ensureForPublish(definition: TopicDefinition): Promise<OutgoingMessage['topic']> {
     try {
       return await this.#topics.ensure(definition);
     } catch (error) {
@@ -395,7 +448,7 @@ export class ConnectedBus implements Bus, ConnectionEvents {
         handle: withMiddleware(
           withDiagnostics(call, place, () => clock.monotonic()),
           settings.middleware,
-          options.batch !== undefined,
+          settings.batch.asked,
         ),
         connection: this.#connection,
         groupRef: { topic: on, name: group, temporary },
@@ -438,11 +491,21 @@ export class ConnectedBus implements Bus, ConnectionEvents {
     const until = clock.monotonic() + timeout;
     this.#state = 'draining';
     await Promise.all([...this.#members.values()].map((member) => member.close({ timeout })));
+    await this.#allPublished(until);
     await this.#queue.flush(Math.max(0, until - clock.monotonic()));
     this.#queue.close();
     this.#state = 'closed';
     await this.#connection.close();
     this.#endClosed();
+  }
+
+  /** Resolves when every publish that was called has ended, at the latest at this monotonic time. */
+  async #allPublished(until: number): Promise<void> {
+    if (this.#publishing === 0) return;
+    const giveUp = new AbortController();
+    this.#published = () => giveUp.abort();
+    const { clock } = this.#setup;
+    await sleep(clock, Math.max(0, until - clock.monotonic()), giveUp.signal);
   }
 
   #definition(topic: AnyTopic | string): TopicDefinition {
@@ -481,6 +544,27 @@ function checkPosition(to: Position): void {
   if (to === 'earliest' || to === 'latest' || (to instanceof Date && !Number.isNaN(to.getTime()))) return;
   if (typeof (to as { position?: unknown } | null)?.position === 'string') return;
   throw new ConfigError('to', "write 'latest', 'earliest', a Date or { position }");
+}
+
+/** A look at the broker ends for the caller when he cancels (PUB-07). */
+function unlessAborted<T>(
+  work: Promise<T>,
+  { id, topic }: OutgoingMessage,
+  signal: AbortSignal | undefined,
+): Promise<T> {
+  if (signal === undefined) return work;
+  return new Promise((resolve, reject) => {
+    const cancel = (): void =>
+      reject(
+        new PublishError(`the publish of message ${id} to topic "${topic.name}" was cancelled before it was sent`, {
+          outcome: 'not-sent',
+          cause: signal.reason,
+        }),
+      );
+    if (signal.aborted) cancel();
+    signal.addEventListener('abort', cancel, { once: true });
+    work.then(resolve, reject).finally(() => signal.removeEventListener('abort', cancel));
+  });
 }
 
 const describe = (error: unknown): string => (error instanceof Error ? error.message : String(error));

@@ -40,7 +40,9 @@ export const jsonCodec: Codec = {
       text = JSON.stringify(data);
     } catch (cause) {
       const fault = jsonFault(data);
-      throw new InvalidMessageError(`data${fault?.path ?? ''}`, fault?.problem ?? 'cannot be written as JSON', { cause });
+      throw new InvalidMessageError(`data${fault?.path ?? ''}`, fault?.problem ?? 'cannot be written as JSON', {
+        cause,
+      });
     }
     const fault = jsonFault(data);
     if (fault !== undefined) throw new InvalidMessageError(`data${fault.path}`, fault.problem);

@@ -79,15 +79,16 @@ export function deadLettersOf(context: DeadLettersContext): DeadLetters {
     count: async () => connection.countDeadLetters(await group()),
     async peek(options = {}) {
       checkOptions(options, ['limit', 'where'], '');
+      const { limit = stride, where } = options;
       const found: DeadLetter[] = [];
-      await walk(context, compile({ limit: stride, ...defined(options) }), async (_scan, chosen) => {
+      await walk(context, compile(where === undefined ? { limit } : { limit, where }), async (_scan, chosen) => {
         for (const { letter } of chosen) found.push(letter);
         return chosen.length;
       });
       return found;
     },
-    redrive: (select) => carryOut(context, 'redrive', compile(select)),
-    purge: (select) => carryOut(context, 'purge', compile(select)),
+    redrive: async (select) => carryOut(context, 'redrive', compile(select)),
+    purge: async (select) => carryOut(context, 'purge', compile(select)),
   };
 }
 
@@ -119,10 +120,6 @@ function compile(select: DeadLetterSelection): Plan {
   return { ids: ids && new Set(ids), where, limit: limit ?? Number.POSITIVE_INFINITY };
 }
 
-function defined<T extends object>(options: T): T {
-  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as T;
-}
-
 interface Chosen {
   readonly record: DeadLetterRecord;
   readonly letter: DeadLetter;
@@ -132,7 +129,7 @@ interface Chosen {
 async function walk(
   context: DeadLettersContext,
   { ids, where, limit }: Plan,
-  visit: (scan: DeadLetterScan, chosen: readonly Chosen[]) => Promise<number>,
+  visit: (scan: DeadLetterScan, chosen: readonly Chosen[], group: GroupRef) => Promise<number>,
 ): Promise<number> {
   const group = await context.group();
   const missing = ids && new Set(ids);
@@ -150,7 +147,7 @@ async function walk(
         const letter = read(record, group, context.codec);
         if (where === undefined || fits(where, letter)) chosen.push({ record, letter });
       }
-      if (chosen.length > 0) counted += await visit(scan, chosen);
+      if (chosen.length > 0) counted += await visit(scan, chosen, group);
     }
   } finally {
     await scan.close();
@@ -200,58 +197,53 @@ function decodeIfPossible({ body, contentType }: DeadLetterRecord, codec: Codec)
   }
 }
 
-function carryOut(context: DeadLettersContext, verb: 'redrive' | 'purge', plan: Plan): Promise<number> {
-  let before = 0;
-  return walk(context, plan, async (scan, chosen) => {
-    const records = chosen.map(({ record }) => record);
-    const applied = await repeat(context, scan, verb, records, before);
-    before += applied;
-    return applied;
-  });
-}
-
 /** Tries of one stride, about three seconds in all: long enough for a hiccup, short enough for somebody who waits. */
 const tries = 6;
 const repeatAfter = { initial: 100, max: 2_000 } as const;
 
 /**
- * Redrives or purges until every record is done, or has turned out to be somebody else's by now. A redrive without an
- * answer is repeated and may then come twice: the other way it could be lost.
+ * Redrives or purges until every chosen one is done, or has turned out to be somebody else's by now. A redrive without
+ * an answer is repeated and may then come twice: the other way it could be lost.
  *
  * @throws ConnectionError when the broker does not get it done; what is left stays where it is
  */
-async function repeat(
-  context: DeadLettersContext,
-  scan: DeadLetterScan,
-  verb: 'redrive' | 'purge',
-  records: readonly DeadLetterRecord[],
-  before: number,
-): Promise<number> {
-  let left = records;
-  let applied = 0;
-  for (let attempt = 1; ; attempt++) {
-    let cause: unknown;
-    let results: readonly SettleResult[] = [];
-    try {
-      results = await scan[verb](left);
-    } catch (error) {
-      if (!mayPass(error)) throw error;
-      cause = error;
+async function carryOut(context: DeadLettersContext, verb: 'redrive' | 'purge', plan: Plan): Promise<number> {
+  let done = 0;
+  return walk(context, plan, async (scan, chosen, group) => {
+    const before = done;
+    let left: readonly DeadLetterRecord[] = chosen.map(({ record }) => record);
+    for (let attempt = 1; ; attempt++) {
+      const { results, error } = await attempted(scan[verb](left));
+      done += results.filter((result) => result === 'applied').length;
+      left = left.filter((_, i) => results[i] !== 'applied' && results[i] !== 'lost');
+      if (left.length === 0) return done - before;
+      if (attempt === tries) throw unfinished(group, verb, done, error);
+      await sleep(context.clock, backOff(attempt, repeatAfter));
     }
-    applied += results.filter((result) => result === 'applied').length;
-    left = left.filter((_, i) => results[i] !== 'applied' && results[i] !== 'lost');
-    if (left.length === 0) return applied;
-    if (attempt === tries) {
-      const done = verb === 'redrive' ? 'redriven' : 'purged';
-      throw new ConnectionError(
-        `the broker did not get ${left.length} dead letters ${done}, after ${before + applied} that were; the rest is still there, so try again`,
-        { cause },
-      );
-    }
-    await sleep(context.clock, backOff(attempt, repeatAfter));
+  });
+}
+
+/** A lost connection leaves open what has become of the records; every other failure ends the walk. */
+async function attempted(
+  carried: Promise<readonly SettleResult[]>,
+): Promise<{ readonly results: readonly SettleResult[]; readonly error?: unknown }> {
+  try {
+    return { results: await carried };
+  } catch (error) {
+    if (!(WaybillError.is(error, 'CONNECTION') && (error as ConnectionError).retryable)) throw error;
+    return { results: [], error };
   }
 }
 
-function mayPass(error: unknown): boolean {
-  return WaybillError.is(error, 'CONNECTION') && (error as ConnectionError).retryable;
+function unfinished(
+  { topic, name }: GroupRef,
+  verb: 'redrive' | 'purge',
+  done: number,
+  cause: unknown,
+): ConnectionError {
+  const carried = verb === 'redrive' ? 'redriven' : 'purged';
+  return new ConnectionError(
+    `topic "${topic.name}", group "${name}": ${done} dead letters were ${carried}, then the broker failed ${tries} times; the others are still there, so try again`,
+    { cause },
+  );
 }

@@ -26,11 +26,16 @@ export {
   type AnyTopic,
   type Consumer,
   consumer,
+  type EventOf,
+  type EventSchemas,
   type EventTopic,
+  type EventTopicOptions,
   type InputOf,
   type MessageOf,
   type OutputOf,
+  type SchemaTopicOptions,
   type Topic,
+  type TopicOptions,
   topic,
 } from './topic.ts';
 export type * from './types.ts';

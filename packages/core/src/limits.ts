@@ -51,7 +51,7 @@ const noHeaders: Readonly<Record<string, string>> = Object.freeze({});
  */
 export function checkHeaders(headers: Readonly<Record<string, string>> | undefined): Readonly<Record<string, string>> {
   if (headers === undefined) return noHeaders;
-  if (typeof headers !== 'object' || headers === null) {
+  if (typeof headers !== 'object' || headers === null || Array.isArray(headers)) {
     throw new InvalidMessageError('headers', `is ${nameOf(headers)}, not an object of names and texts`);
   }
   const names = Object.keys(headers);
@@ -77,8 +77,9 @@ export function checkHeaders(headers: Readonly<Record<string, string>> | undefin
 
 function checkHeader(name: string, value: unknown): string | undefined {
   if (name === '') return 'has an empty name';
-  if (name.length > limits.headerName) return `has a name of ${name.length} characters; the limit is ${limits.headerName}`;
-  if (!token.test(name)) return 'has a character in its name other than letters, digits and !#$%&\'*+-.^_`|~';
+  if (name.length > limits.headerName)
+    return `has a name of ${name.length} characters; the limit is ${limits.headerName}`;
+  if (!token.test(name)) return "has a character in its name other than letters, digits and !#$%&'*+-.^_`|~";
   if (name.startsWith(headerPrefix)) return `begins with ${headerPrefix}, which is reserved`;
   // Assigned to an object it would vanish, here or in somebody's consumer.
   if (name === '__proto__') return 'is not a usable name in JavaScript';

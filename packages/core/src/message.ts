@@ -32,6 +32,7 @@ export class ReceivedMessage<T = unknown> implements Message<T> {
   whenDecided: (() => void) | undefined;
   readonly #delivery: Delivery;
   readonly #owner: MessageOwner;
+  readonly #publishedAt: number;
   #over = false;
   #controller: AbortController | undefined;
   #aborted: WaybillError | undefined;
@@ -44,6 +45,7 @@ export class ReceivedMessage<T = unknown> implements Message<T> {
     id: string,
     contentType: string,
     data: T,
+    publishedAt: number,
   ) {
     this.#owner = owner;
     this.#delivery = delivery;
@@ -53,6 +55,7 @@ export class ReceivedMessage<T = unknown> implements Message<T> {
     this.id = id;
     this.contentType = contentType;
     this.data = data;
+    this.#publishedAt = publishedAt;
   }
 
   get type(): string | undefined {
@@ -67,9 +70,8 @@ export class ReceivedMessage<T = unknown> implements Message<T> {
   get headers(): Readonly<Record<string, string | undefined>> {
     return this.#delivery.headers;
   }
-  /** A foreign message without a time has the epoch's. */
   get publishedAt(): Date {
-    return new Date(this.#delivery.publishedAt ?? 0);
+    return new Date(this.#publishedAt);
   }
   get position(): string | undefined {
     return this.#delivery.position;

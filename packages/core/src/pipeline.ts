@@ -188,7 +188,10 @@ export class Pipeline implements HeldBy {
   /** Starts one that was set apart, at once: its delivery counts as an attempt (RETRY-07). */
   takeAlone(delivery: Delivery | undefined): void {
     this.#reserved--;
-    if (delivery === undefined) return;
+    if (delivery === undefined) {
+      this.pump(); // something may have come in for the slot meanwhile
+      return;
+    }
     const held = this.#hold(delivery);
     if (this.#goesBack()) this.abandon(held);
     else this.#start([held]);

@@ -2,7 +2,14 @@ import type { Capabilities, OutgoingMessage, SendResult } from './adapter.ts';
 import { Alarm } from './alarm.ts';
 import { type Clock, sleep } from './clock.ts';
 import { diagnostics } from './diagnostics.ts';
-import { ClosedError, MessageTooLargeError, type Outcome, PublishError, PublishTimeoutError, WaybillError } from './errors.ts';
+import {
+  ClosedError,
+  MessageTooLargeError,
+  type Outcome,
+  PublishError,
+  PublishTimeoutError,
+  WaybillError,
+} from './errors.ts';
 import { Fifo } from './fifo.ts';
 import { Heap } from './heap.ts';
 import { backOff } from './retry.ts';
@@ -68,9 +75,9 @@ class KeyQueue {
   busy = false;
   /** It stands in the queue of what may be sent. */
   queued = false;
-  /** Set while a batch ends: the place in it of the key's last message that is stored, and that may be. */
+  /** Set while a batch ends: the place in it of the key's last message that is stored, and of the last that may be. */
   lastStored = -1;
-  lastUnknown = -1;
+  lastTaken = -1;
   /** Set while a batch ends: what is to be sent again. */
   returned: Publish[] = [];
 
@@ -279,7 +286,8 @@ export class PublishQueue {
   #add(batch: Batch, publish: Publish): boolean {
     const { maxMessages, maxBytes } = this.#options.capabilities.publish;
     const { publishes } = batch;
-    if (publishes.length > 0 && (publishes.length >= maxMessages || batch.bytes + publish.bytes > maxBytes)) return false;
+    if (publishes.length > 0 && (publishes.length >= maxMessages || batch.bytes + publish.bytes > maxBytes))
+      return false;
     publishes.push(publish);
     batch.bytes += publish.bytes;
     return true;
@@ -345,7 +353,8 @@ export class PublishQueue {
       return false;
     }
     const { keyQueue } = publish;
-    if (keyQueue !== undefined && (keyQueue.lastStored > at || (!publish.uncertain && keyQueue.lastUnknown > at))) {
+    const later = result.outcome === 'unknown' ? keyQueue?.lastStored : keyQueue?.lastTaken;
+    if (later !== undefined && later > at) {
       this.#reject(publish, overtaken(publish, result.error, this.#options.adapter));
       return false;
     }
@@ -521,13 +530,13 @@ const isStale = (unit: Publish | KeyQueue): boolean =>
 
 /** Where in a batch each key's last stored message is, and the last one that may be stored. */
 function notePlaces(publishes: readonly Publish[], results: readonly SendResult[], missing: SendResult): void {
-  for (const { keyQueue } of publishes) if (keyQueue !== undefined) keyQueue.lastStored = keyQueue.lastUnknown = -1;
+  for (const { keyQueue } of publishes) if (keyQueue !== undefined) keyQueue.lastStored = keyQueue.lastTaken = -1;
   for (let at = 0; at < publishes.length; at++) {
     const keyQueue = publishes[at]?.keyQueue;
     if (keyQueue === undefined) continue;
     const result = results[at] ?? missing;
     if (result.status === 'stored') keyQueue.lastStored = at;
-    else if (result.outcome === 'unknown') keyQueue.lastUnknown = at;
+    if (result.status === 'stored' || result.outcome === 'unknown') keyQueue.lastTaken = at;
   }
 }
 

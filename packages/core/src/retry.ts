@@ -33,7 +33,10 @@ export function compileRetry(
   checkOptions(policy, ['attempts', 'delay'], 'retry');
   const attempts = policy.attempts ?? defaults.attempts;
   if (attempts !== Number.POSITIVE_INFINITY && !(Number.isInteger(attempts) && attempts >= 1)) {
-    throw new ConfigError('retry.attempts', `${attempts} is not a whole number from 1 on; it counts the first call too`);
+    throw new ConfigError(
+      'retry.attempts',
+      `${attempts} is not a whole number from 1 on; it counts the first call too`,
+    );
   }
   const random = options.random ?? Math.random;
   if (typeof policy.delay === 'function') {
@@ -70,7 +73,10 @@ function compileDelay(delay: FixedDelay, attempts: number, random: () => number)
   }
   if (Array.isArray(delay)) return listed(delay, attempts);
   if (typeof delay !== 'object' || delay === null) {
-    throw new ConfigError('retry.delay', 'is not a duration, a list of them, a function, or { initial, factor, max, jitter }');
+    throw new ConfigError(
+      'retry.delay',
+      'is not a duration, a list of them, a function, or { initial, factor, max, jitter }',
+    );
   }
   return growing(delay as GrowingDelay, attempts, random);
 }

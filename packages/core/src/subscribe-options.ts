@@ -21,7 +21,8 @@ export interface SubscriptionSettings {
   readonly idempotency: CompiledIdempotency | undefined;
   readonly startAt: Position;
   readonly middleware: readonly ConsumeMiddleware[];
-  readonly batch: { readonly size: number; readonly wait: number };
+  /** A single message is a batch of one whose handler gets it alone. */
+  readonly batch: { readonly size: number; readonly wait: number; readonly asked: boolean };
   readonly brokerOptions: Readonly<Record<string, unknown>> | undefined;
 }
 
@@ -112,6 +113,7 @@ export function compileSubscribeOptions(
     batch: {
       size: wholeNumber('batch.size', options.batch?.size ?? 1, 1, 10_000),
       wait: duration(options.batch?.wait ?? 0, 'batch.wait'),
+      asked: options.batch !== undefined,
     },
     brokerOptions: options.broker?.[adapter],
   };

@@ -280,7 +280,11 @@ export interface Bus extends Publisher, AsyncDisposable {
    *
    * @throws ConfigError, UnsupportedError at the call
    */
-  subscribe<T extends AnyTopic | string>(topic: T, options: SubscribeOptions, handler: Handler<T>): Promise<Subscription>;
+  subscribe<T extends AnyTopic | string>(
+    topic: T,
+    options: SubscribeOptions,
+    handler: Handler<T>,
+  ): Promise<Subscription>;
   subscribe(consumer: Consumer): Promise<Subscription>;
   /** Handles messages in batches; outcomes are per message (ACK-08). */
   subscribeBatch<T extends AnyTopic | string>(

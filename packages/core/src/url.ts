@@ -43,7 +43,9 @@ export function parseBrokerUrl(url: string): BrokerUrl {
   const at = authority.lastIndexOf('@');
   const hostsText = authority.slice(at + 1);
   const [userText, ...passwordText] = at < 0 ? [] : authority.slice(0, at).split(':');
-  const hosts = hostsText === '' ? [] : hostsText.split(',').map(parseHost);
+  // Without user, an @ further on may mean that what looks like a host is a user and a password with a / or ? in it.
+  const doubtful = at < 0 && rest.includes('@');
+  const hosts = hostsText === '' ? [] : hostsText.split(',').map((text) => parseHost(text, doubtful));
   return {
     scheme,
     user: userText === undefined ? undefined : decode(userText, 'user'),
@@ -51,14 +53,22 @@ export function parseBrokerUrl(url: string): BrokerUrl {
     hosts,
     path,
     params,
-    shown: `${scheme}://${hostsText}${path === undefined ? '' : `/${path}`}`,
+    shown:
+      doubtful && beforeQuery.includes('@')
+        ? hidePassword(url)
+        : `${scheme}://${hostsText}${path === undefined ? '' : `/${path}`}`,
   };
 }
 
-function parseHost(text: string): { host: string; port: number | undefined } {
+function parseHost(text: string, doubtful: boolean): { host: string; port: number | undefined } {
   const match = /^(\[[0-9a-f:.]+\]|[^:[\]]+)(?::(\d{1,5}))?$/i.exec(text);
   const port = match?.[2] === undefined ? undefined : Number(match[2]);
   if (match?.[1] === undefined || (port !== undefined && (port < 1 || port > 65_535))) {
+    if (doubtful)
+      throw new ConfigError(
+        'url.host',
+        'is not host or host:port; in a password write / as %2F, ? as %3F and @ as %40',
+      );
     throw new ConfigError('url.host', `"${text}" is not host or host:port`);
   }
   return { host: match[1].replace(/^\[|\]$/g, ''), port };
@@ -72,9 +82,13 @@ function decode(text: string, part: string): string {
   }
 }
 
-/** For texts that may hold a password and did not parse. */
+/** For texts that may hold a password and did not parse: shows nothing that could be a part of one. */
 export function hidePassword(text: string): string {
-  return text.replace(/:\/\/[^@/]*@/, '://…@').replace(/\?.*$/, '');
+  const query = text.indexOf('?');
+  const beforeQuery = query < 0 ? text : text.slice(0, query);
+  const start = /^(?:[a-z][a-z0-9+.-]*:)?(?:\/\/)?/i.exec(beforeQuery)?.[0] ?? '';
+  if (beforeQuery.includes('@')) return `${start}…${beforeQuery.slice(beforeQuery.lastIndexOf('@'))}`;
+  return text.includes('@') ? `${start}…` : beforeQuery;
 }
 
 /** Readers of URL parameters, one per kind of value; each throws a ConfigError that names the parameter. */

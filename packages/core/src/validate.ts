@@ -226,14 +226,19 @@ function encodeData(data: unknown, contentType: string | undefined, codec: Codec
     const kind = kindOf(contentType);
     if (kind === 'text' && typeof data === 'string') return { body: Buffer.from(data), contentType };
     if (kind !== 'json') {
-      throw new InvalidMessageError('contentType', `${contentType} is not what JSON makes; publish a Uint8Array with it`);
+      throw new InvalidMessageError(
+        'contentType',
+        `${contentType} is not what JSON makes; publish a Uint8Array with it`,
+      );
     }
   }
   try {
     return { body: codec.encode(data), contentType: contentType ?? codec.contentType };
   } catch (error) {
     if (WaybillError.is(error, 'INVALID_MESSAGE')) throw error;
-    throw new InvalidMessageError('data', `the codec for ${codec.contentType} failed: ${textOf(error)}`, { cause: error });
+    throw new InvalidMessageError('data', `the codec for ${codec.contentType} failed: ${textOf(error)}`, {
+      cause: error,
+    });
   }
 }
 
@@ -367,16 +372,16 @@ function fitted(
 
 /** @throws InvalidMessageError with every issue; its field is the first one's */
 function validate(schema: StandardSchema, value: unknown, topic: string): unknown {
-  const result = run(schema, value, topic);
-  return result instanceof Promise ? result.then((one) => accepted(one, topic)) : accepted(result, topic);
-}
-
-function run(schema: StandardSchema, value: unknown, topic: string): SchemaResult<unknown> | Promise<SchemaResult<unknown>> {
-  try {
-    return schema['~standard'].validate(value);
-  } catch (cause) {
+  const fault = (cause: unknown): never => {
     throw new InvalidMessageError('data', `the schema of topic "${topic}" failed: ${textOf(cause)}`, { cause });
+  };
+  let result: SchemaResult<unknown> | Promise<SchemaResult<unknown>>;
+  try {
+    result = schema['~standard'].validate(value);
+  } catch (cause) {
+    return fault(cause);
   }
+  return result instanceof Promise ? result.catch(fault).then((one) => accepted(one, topic)) : accepted(result, topic);
 }
 
 function accepted(result: SchemaResult<unknown>, topic: string): unknown {

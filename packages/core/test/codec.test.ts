@@ -13,7 +13,7 @@ const bytes = (text: string): Uint8Array => new TextEncoder().encode(text);
 describe('JSON', () => {
   test('brings back whatever it takes', () => {
     fc.assert(
-      fc.property(fc.jsonValue({ noNullPrototype: true }), (data) => {
+      fc.property(fc.jsonValue(), (data) => {
         const wire = jsonCodec.encode(data);
         expect(jsonCodec.decode(wire, 'application/json')).toEqual(JSON.parse(JSON.stringify(data)));
       }),
@@ -21,7 +21,7 @@ describe('JSON', () => {
   });
 
   class Money {
-    constructor(readonly amount: number) {}
+    readonly amount = 3;
   }
   class Secret {
     readonly #value = 1;
@@ -33,7 +33,7 @@ describe('JSON', () => {
   test.each([
     ['a Date, as text', { at: new Date(0) }, { at: '1970-01-01T00:00:00.000Z' }],
     ['a URL, as text', new URL('http://a/b'), 'http://a/b'],
-    ['an object of a class, as its properties', new Money(3), { amount: 3 }],
+    ['an object of a class, as its properties', new Money(), { amount: 3 }],
     ['an object without a prototype', Object.assign(Object.create(null), { a: 1 }), { a: 1 }],
     ['a property that is undefined, as none', { a: undefined, b: [{ c: undefined }] }, { b: [{}] }],
     ['null', null, null],
@@ -179,7 +179,11 @@ describe('a body with a schema', () => {
 
   test('that does not fit says every issue, and names the first', () => {
     const failure = thrown(() =>
-      read(z.object({ lines: z.array(z.object({ n: z.number() })), id: z.string() }), 'application/json', bytes('{"lines":[{"n":"x"}]}')),
+      read(
+        z.object({ lines: z.array(z.object({ n: z.number() })), id: z.string() }),
+        'application/json',
+        bytes('{"lines":[{"n":"x"}]}'),
+      ),
     );
     expect(failure).toMatchObject({ code: 'INVALID_MESSAGE', field: 'data.lines[0].n' });
     expect((failure as InvalidMessageError).issues.map(({ path }) => path)).toEqual(['data.lines[0].n', 'data.id']);
@@ -196,7 +200,9 @@ describe('a body with a schema', () => {
   });
 
   test('whose schema throws is invalid, not a crash', async () => {
-    const broken = (validate: () => never): StandardSchema => ({ '~standard': { version: 1, vendor: 'test', validate } });
+    const broken = (validate: () => never): StandardSchema => ({
+      '~standard': { version: 1, vendor: 'test', validate },
+    });
     const fault = broken(() => {
       throw new Error('out of order');
     });

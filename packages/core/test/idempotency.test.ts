@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import { ConfigError } from '../src/errors.ts';
 import { type Claim, memoryStore } from '../src/idempotency.ts';
-import { ManualClock } from './memory-rig.ts';
+import { FakeClock } from './fake-clock.ts';
 
 const claim = (given: Partial<Claim> = {}): Claim => ({ scope: 's', key: 'k', lease: 1_000, window: 5_000, ...given });
 const works = async (): Promise<boolean> => true;
@@ -9,12 +9,12 @@ const fails = async (): Promise<boolean> => false;
 
 describe('memoryStore', () => {
   test('IDEM-01 runs the work once within the window', async () => {
-    const clock = new ManualClock();
+    const clock = new FakeClock();
     const store = memoryStore({ clock });
     expect(await store.run(claim(), works)).toBe('ran');
-    clock.advance(4_999);
+    await clock.advance(4_999);
     expect(await store.run(claim(), () => Promise.reject(new Error('called')))).toBe('duplicate');
-    clock.advance(1);
+    await clock.advance(1);
     expect(await store.run(claim(), works)).toBe('ran');
   });
 
@@ -31,11 +31,11 @@ describe('memoryStore', () => {
   });
 
   test('IDEM-04 a key is busy for as long as its work runs, also beyond the lease', async () => {
-    const clock = new ManualClock();
+    const clock = new FakeClock();
     const store = memoryStore({ clock });
     const { promise, resolve } = Promise.withResolvers<boolean>();
     const first = store.run(claim(), () => promise);
-    clock.advance(10_000);
+    await clock.advance(10_000);
     expect(await store.run(claim(), works)).toBe('busy');
     resolve(false);
     expect(await first).toBe('failed');
@@ -49,18 +49,18 @@ describe('memoryStore', () => {
   });
 
   test('windows of different length end each in its time, and nothing holds the process', async () => {
-    const clock = new ManualClock();
+    const clock = new FakeClock();
     const store = memoryStore({ clock });
     await store.run(claim({ key: 'long', window: 9_000 }), works);
     await store.run(claim({ key: 'short', window: 1_000 }), works);
-    expect(clock.open).toBe(0);
-    clock.advance(2_000);
+    expect(clock.timers).toBe(0);
+    await clock.advance(2_000);
     expect(await store.run(claim({ key: 'long' }), works)).toBe('duplicate');
     expect(await store.run(claim({ key: 'short' }), works)).toBe('ran');
   });
 
   test('above maxEntries the outcome that would end first is forgotten', async () => {
-    const store = memoryStore({ maxEntries: 2, clock: new ManualClock() });
+    const store = memoryStore({ maxEntries: 2, clock: new FakeClock() });
     await store.run(claim({ key: 'a', window: 3_000 }), works);
     await store.run(claim({ key: 'b', window: 1_000 }), works);
     await store.run(claim({ key: 'c', window: 2_000 }), works);

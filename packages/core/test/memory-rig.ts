@@ -8,53 +8,10 @@ import type {
   ReceiverEvents,
   Settlement,
 } from '../src/adapter.ts';
-import type { Clock } from '../src/clock.ts';
-import { Heap } from '../src/heap.ts';
 import { silent } from '../src/logger.ts';
 import { type MemoryOptions, memory } from '../src/memory/index.ts';
 import type { DeadLetterDetails } from '../src/wire.ts';
-
-/** A clock that stands still until a test moves it. */
-export class ManualClock implements Clock {
-  readonly #timers = new Heap<{ at: number; run: (() => void) | undefined }>((a, b) => a.at < b.at);
-  #time = 1_000;
-  /** Timers that were set and neither ran nor were cancelled. */
-  open = 0;
-
-  now(): number {
-    return 1_700_000_000_000 + this.#time;
-  }
-
-  monotonic(): number {
-    return this.#time;
-  }
-
-  setTimeout(run: () => void, ms: number): { cancel(): void } {
-    const timer: { at: number; run: (() => void) | undefined } = { at: this.#time + ms, run };
-    const end = (): void => {
-      if (timer.run !== undefined) this.open--;
-      timer.run = undefined;
-    };
-    this.open++;
-    this.#timers.push(timer);
-    return { cancel: end };
-  }
-
-  /** Goes on by `ms`, and runs what comes due on the way, each at its time. */
-  advance(ms: number): void {
-    const until = this.#time + ms;
-    for (let first = this.#timers.peek(); first !== undefined && first.at <= until; first = this.#timers.peek()) {
-      this.#timers.pop();
-      this.#time = Math.max(this.#time, first.at);
-      const { run } = first;
-      if (run === undefined) continue;
-      this.open--;
-      first.run = undefined;
-      run();
-    }
-    this.#time = until;
-  }
-}
+import { FakeClock } from './fake-clock.ts';
 
 export type Told = readonly [string, ...unknown[]];
 
@@ -68,7 +25,7 @@ export interface RigMember {
 
 /** A connection with short ways to what the tests do all the time; the group is `g` of topic `t`. */
 export interface Rig {
-  readonly clock: ManualClock;
+  readonly clock: FakeClock;
   readonly connection: Connection;
   readonly told: Told[];
   readonly group: GroupRef;
@@ -78,7 +35,7 @@ export interface Rig {
 }
 
 export interface RigOptions extends MemoryOptions {
-  readonly clock?: ManualClock;
+  readonly clock?: FakeClock;
   readonly client?: string;
   readonly ordered?: boolean;
   readonly lanes?: number;
@@ -89,7 +46,7 @@ export interface RigOptions extends MemoryOptions {
 export const lease = 10_000;
 
 export async function openRig(options: RigOptions = {}): Promise<Rig> {
-  const { clock = new ManualClock(), client = 'rig', ordered = false, lanes, topology = 'create', adapter } = options;
+  const { clock = new FakeClock(), client = 'rig', ordered = false, lanes, topology = 'create', adapter } = options;
   const { name, maxMessageBytes, retainMessages, retainBytes } = options;
   const given = Object.entries({ name, maxMessageBytes, retainMessages, retainBytes });
   const told: Told[] = [];

@@ -2,6 +2,7 @@ import { afterEach, describe, expect, test } from 'vitest';
 import type { Delivery } from '../src/adapter.ts';
 import { ConfigError, ConnectionError, LeaseLostError, MessageTooLargeError } from '../src/errors.ts';
 import { memory, memoryBroker } from '../src/memory/index.ts';
+import { FakeClock } from './fake-clock.ts';
 import {
   abandon,
   ack,
@@ -9,7 +10,6 @@ import {
   giveBack,
   keyed,
   lease,
-  ManualClock,
   openRig,
   type Rig,
   type RigMember,
@@ -60,9 +60,21 @@ describe('factory', () => {
     expect(() => memory({ retention: 1 } as object)).toThrow('retention: unknown option');
   });
 
+  test('CFG-01 refuses options of topics, groups and publishes, which it has none of', async () => {
+    const rig = await rigOf();
+    const options = { nonsense: 1 };
+    const topic = { ...rig.group.topic, options };
+    const refusal = expect.objectContaining({ code: 'CONFIG', field: 'broker.memory.nonsense' });
+    await expect(rig.connection.provision([{ topic, groups: [] }], 'create')).rejects.toEqual(refusal);
+    const group = { name: 'g', temporary: false, startAt: 'latest', options } as const;
+    const item = { topic: rig.group.topic, groups: [group] };
+    await expect(rig.connection.provision([item], 'create')).rejects.toEqual(refusal);
+    expect(await rig.publish({ options })).toMatchObject([{ outcome: 'not-sent', retryable: false, error: refusal }]);
+  });
+
   test('a name is one broker in the process, and keeps its data while nobody is connected', async () => {
     const name = newName();
-    const clock = new ManualClock();
+    const clock = new FakeClock();
     const first = await rigOf({ name, clock });
     await first.publish('a');
     await first.connection.close();
@@ -71,7 +83,7 @@ describe('factory', () => {
   });
 
   test('brokers without a name are apart, unless their buses share the adapter', async () => {
-    const clock = new ManualClock();
+    const clock = new FakeClock();
     const adapter = memory();
     const [a, b, c] = [await rigOf({ adapter, clock }), await rigOf({ adapter, clock }), await rigOf({ clock })];
     await a.publish('a');
@@ -150,17 +162,32 @@ describe('publish and receive', () => {
     expect((await Promise.all(received)).map((deliveries) => deliveries.length)).toEqual([4, 3, 3]);
   });
 
+  test('a topic without order is one lane, which can be paused', async () => {
+    const rig = await rigOf();
+    const [paused, other] = [await rig.member(), await rig.member()];
+    paused.receiver.pauseLane('0');
+    const waiting = paused.receiver.receive(10, never);
+    await rig.publish('a', 'b');
+    expect(texts(await other.take(1))).toEqual(['a']);
+    paused.receiver.resumeLane('0');
+    expect(texts(await waiting)).toEqual(['b']);
+  });
+
   test('PUB-03 a body over the limit is refused without harm to the others', async () => {
     const rig = await rigOf({ maxMessageBytes: 4 });
     const results = await rig.publish('1234', '12345', 'b');
     expect(results.map(({ status }) => status)).toEqual(['stored', 'failed', 'stored']);
-    expect(results[1]).toMatchObject({ outcome: 'not-sent', retryable: false, error: expect.any(MessageTooLargeError) });
+    expect(results[1]).toMatchObject({
+      outcome: 'not-sent',
+      retryable: false,
+      error: expect.any(MessageTooLargeError),
+    });
     expect(texts(await (await rig.member()).take())).toEqual(['1234', 'b']);
   });
 
   test('a topic that is missing is made, or without `create` refused', async () => {
     const name = newName();
-    const clock = new ManualClock();
+    const clock = new FakeClock();
     const strict = await rigOf({ name, clock, topology: 'none' });
     expect(await strict.publish('a')).toMatchObject([{ status: 'failed', outcome: 'not-sent', retryable: false }]);
     await (await rigOf({ name, clock })).connection.close();
@@ -177,10 +204,10 @@ describe('leases', () => {
     const [first, second] = [await rig.member(), await rig.member()];
     await rig.publish('a', 'b', 'c');
     expect(texts(await first.take(2))).toEqual(['a', 'b']);
-    rig.clock.advance(lease - 1);
+    await rig.clock.advance(lease - 1);
     expect(texts(await second.take(1))).toEqual(['c']);
     const waiting = second.receiver.receive(10, never);
-    rig.clock.advance(1);
+    await rig.clock.advance(1);
     const back = await waiting;
     expect(texts(back)).toEqual(['a', 'b']);
     expect(back.map(({ deliveries, attempt }) => [deliveries, attempt])).toEqual([
@@ -194,7 +221,7 @@ describe('leases', () => {
     const member = await rig.member();
     await rig.publish('a');
     const old = one(await member.take());
-    rig.clock.advance(lease);
+    await rig.clock.advance(lease);
     const fresh = one(await member.take());
     const settlements = [ack(old), abandon(old), giveBack(old), deadLetter(old)];
     expect(await member.receiver.settle(settlements)).toEqual(['lost', 'lost', 'lost', 'lost']);
@@ -209,7 +236,7 @@ describe('leases', () => {
     await rig.publish('a', 'b');
     const [a, b] = (await member.take()) as [Delivery, Delivery];
     for (let i = 0; i < 5; i++) {
-      rig.clock.advance(lease / 2);
+      await rig.clock.advance(lease / 2);
       await member.receiver.extend?.([a]);
     }
     expect(texts(await member.take())).toEqual(['b']);
@@ -224,19 +251,19 @@ describe('leases', () => {
     await gone.receiver.close();
     expect(await rig.connection.lag(rig.group)).toMatchObject({ waiting: 0, inFlight: 1 });
     expect(texts(await stays.take())).toEqual([]);
-    rig.clock.advance(lease);
+    await rig.clock.advance(lease);
     expect(texts(await stays.take())).toEqual(['a']);
   });
 
   test('leases that end while nobody is connected have ended when somebody is', async () => {
     const name = newName();
-    const clock = new ManualClock();
+    const clock = new FakeClock();
     const first = await rigOf({ name, clock });
     await first.publish('a');
     await (await first.member()).take();
     await first.connection.close();
-    expect(clock.open).toBe(0);
-    clock.advance(lease);
+    expect(clock.timers).toBe(0);
+    await clock.advance(lease);
     const second = await rigOf({ name, clock });
     expect(texts(await (await second.member()).take())).toEqual(['a']);
   });
@@ -261,9 +288,9 @@ describe('settling', () => {
     expect(await member.receiver.settle([giveBack(a, { after: 500, attempt: 2 })])).toEqual(['applied']);
     expect(await rig.connection.lag(rig.group)).toEqual({ waiting: 0, delayed: 1, inFlight: 1, exact: true });
     const waiting = member.receiver.receive(1, never);
-    rig.clock.advance(499);
+    await rig.clock.advance(499);
     expect(await rig.connection.lag(rig.group)).toMatchObject({ delayed: 1 });
-    rig.clock.advance(1);
+    await rig.clock.advance(1);
     expect(one(await waiting)).toMatchObject({ attempt: 2, deliveries: 1, position: '0' });
   });
 
@@ -285,10 +312,10 @@ describe('settling', () => {
     await rig.publish('a');
     await member.receiver.settle([giveBack(one(await member.take()), { alone: true, attempt: 2, after: 100 })]);
     expect(await member.receiver.receiveAlone?.()).toBeUndefined();
-    rig.clock.advance(100);
+    await rig.clock.advance(100);
     expect(await member.take()).toEqual([]);
     expect(await member.receiver.receiveAlone?.()).toMatchObject({ alone: true, attempt: 2, deliveries: 1 });
-    rig.clock.advance(lease);
+    await rig.clock.advance(lease);
     expect(await rig.connection.lag(rig.group)).toMatchObject({ waiting: 1, inFlight: 0 });
     expect(await member.receiver.receiveAlone?.()).toMatchObject({ deliveries: 2 });
     expect(await member.receiver.receiveAlone?.()).toBeUndefined();
@@ -303,7 +330,7 @@ describe('settling', () => {
       const deliveries = await member.take(1_000);
       await member.receiver.settle(deliveries.map((delivery) => giveBack(delivery, { after: 1_000 + (i % 7_000) })));
     }
-    expect(rig.clock.open).toBe(1);
+    expect(rig.clock.timers).toBe(1);
     expect(await rig.connection.lag(rig.group)).toMatchObject({ waiting: 0, delayed: count, inFlight: 0 });
     const began = performance.now();
     for (let i = 0; i < 1_000; i++) {
@@ -313,7 +340,7 @@ describe('settling', () => {
       await member.receiver.settle([ack(delivery)]);
     }
     expect(performance.now() - began).toBeLessThan(1_000);
-    rig.clock.advance(8_000);
+    await rig.clock.advance(8_000);
     expect(await rig.connection.lag(rig.group)).toMatchObject({ waiting: count, delayed: 0 });
   });
 });
@@ -334,11 +361,11 @@ describe('delayed publishes', () => {
     ]);
     expect(texts(await mine.take())).toEqual(['past']);
     expect(await rig.connection.lag(rig.group)).toMatchObject({ delayed: 3 });
-    rig.clock.advance(999);
+    await rig.clock.advance(999);
     expect(await mine.take()).toEqual([]);
-    rig.clock.advance(1);
+    await rig.clock.advance(1);
     expect(texts(await mine.take())).toEqual(['short 1', 'short 2']);
-    rig.clock.advance(59_000);
+    await rig.clock.advance(59_000);
     expect(texts(await theirs.take())).toEqual(['past', 'short 1', 'short 2', 'long']);
   });
 });
@@ -364,7 +391,7 @@ describe('ordered topics', () => {
     const member = await rig.member();
     await rig.publish(keyed('a', 'a1'), keyed('a', 'a2'));
     await member.take();
-    rig.clock.advance(lease);
+    await rig.clock.advance(lease);
     const a1 = one(await member.take());
     expect(text(a1)).toBe('a1');
     await member.receiver.settle([abandon(a1)]);
@@ -379,7 +406,7 @@ describe('ordered topics', () => {
     await member.receiver.settle([giveBack(a1, { after: 1_000, attempt: 2 })]);
     expect(texts(await member.take())).toEqual(['b1']);
     expect(await rig.connection.lag(rig.group)).toEqual({ waiting: 1, delayed: 1, inFlight: 1, exact: true });
-    rig.clock.advance(1_000);
+    await rig.clock.advance(1_000);
     const again = one(await member.take());
     expect([text(again), again.attempt]).toEqual(['a1', 2]);
     await member.receiver.settle([ack(again)]);
@@ -390,7 +417,8 @@ describe('ordered topics', () => {
     const rig = await ordered();
     const member = await rig.member();
     await rig.publish(keyed('a', 'a1'), keyed('a', 'a2'), keyed('a', 'a3'));
-    await member.receiver.settle([deadLetter(one(await member.take()))]);
+    // Taken one by one, so that the others have not been read yet.
+    await member.receiver.settle([deadLetter(one(await member.take(1)))]);
     const scan = await rig.connection.openDeadLetters(rig.group);
     expect(await scan.redrive(await scan.next(10))).toEqual(['applied']);
     await rig.publish(keyed('a', 'a4'));
@@ -408,6 +436,18 @@ describe('ordered topics', () => {
     const member = await rig.member();
     await rig.publish('x', 'y');
     expect(texts(await member.take())).toEqual(['x', 'y']);
+  });
+
+  test('a key in hand stays taken while the group moves past it', async () => {
+    const rig = await ordered();
+    const member = await rig.member();
+    await rig.publish(keyed('a', 'a1'), keyed('a', 'a2'));
+    const a1 = one(await member.take());
+    await rig.connection.seek(rig.group, 'latest');
+    await rig.publish(keyed('a', 'a3'));
+    expect(await member.take()).toEqual([]);
+    expect(await member.receiver.settle([ack(a1)])).toEqual(['applied']);
+    expect(texts(await member.take())).toEqual(['a3']);
   });
 
   test('a paused lane gives nothing to this member, and to others all', async () => {
@@ -490,7 +530,7 @@ describe('topology', () => {
 
   test('LIFE-07 without `create` its member fails loudly', async () => {
     const name = newName();
-    const clock = new ManualClock();
+    const clock = new FakeClock();
     await rigOf({ name, clock });
     const rig = await rigOf({ name, clock, topology: 'verify' });
     const member = await rig.member();
@@ -519,7 +559,7 @@ describe('positions', () => {
   const numbers = async (rig: Rig, count: number): Promise<void> => {
     for (let i = 0; i < count; i++) {
       await rig.publish(String(i));
-      rig.clock.advance(10);
+      await rig.clock.advance(10);
     }
   };
   const groupAt = async (rig: Rig, startAt: Parameters<Rig['provision']>[0]): Promise<string[]> => {
@@ -581,7 +621,7 @@ describe('positions', () => {
     await member.receiver.settle([giveBack(a, { after: 1_000 }), giveBack(c, { after: 1_000 })]);
     await rig.connection.seek(rig.group, { position: '1' });
     expect(texts(await member.take())).toEqual(['1', '2']);
-    rig.clock.advance(1_000);
+    await rig.clock.advance(1_000);
     expect(texts(await member.take())).toEqual(['0']);
   });
 
@@ -636,7 +676,13 @@ describe('positions', () => {
     const rig = await rigOf({ name, retainBytes: 10 });
     await rig.connection.removeGroup(rig.group);
     await rig.publish('12345', '12345', '123456');
-    expect(texts(memoryBroker(name).read('t').map(({ content }) => content))).toEqual(['123456']);
+    expect(
+      texts(
+        memoryBroker(name)
+          .read('t')
+          .map(({ content }) => content),
+      ),
+    ).toEqual(['123456']);
   });
 
   test('RET-02 a group that lost its place is told, at once or when it is back', async () => {
@@ -687,10 +733,7 @@ describe('dead letters', () => {
     await rig.publish({ expiresAt: 1 }, { expiresAt: 2 });
     const [a, b] = (await member.take()) as [Delivery, Delivery];
     await member.receiver.settle([giveBack(a, { attempt: 5 })]);
-    await member.receiver.settle([
-      deadLetter(one(await member.take()), { entry: 'a' }),
-      deadLetter(b, { entry: 'b' }),
-    ]);
+    await member.receiver.settle([deadLetter(one(await member.take()), { entry: 'a' }), deadLetter(b, { entry: 'b' })]);
     const scan = await rig.connection.openDeadLetters(rig.group);
     const records = await scan.next(10);
     const [recordB, recordA] = [records[1], records[0]] as const;
@@ -738,13 +781,13 @@ describe('cut off', () => {
 
   test('one client can be cut off alone; its leases run on', async () => {
     const name = newName();
-    const clock = new ManualClock();
+    const clock = new FakeClock();
     const [near, far] = [await rigOf({ name, clock, client: 'near' }), await rigOf({ name, clock, client: 'far' })];
     const [here, there] = [await near.member(), await far.member()];
     await near.publish('a');
     const a = one(await there.take());
     memoryBroker(name).disconnect('far');
-    clock.advance(lease);
+    await clock.advance(lease);
     expect(texts(await here.take())).toEqual(['a']);
     memoryBroker(name).reconnect('far');
     expect(await there.receiver.settle([ack(a)])).toEqual(['lost']);
@@ -759,12 +802,12 @@ describe('cut off', () => {
     const member = await rig.member(lease, temporary);
     const cleanup = rig.connection.capabilities.broadcastCleanup;
     memoryBroker(name).disconnect();
-    rig.clock.advance(cleanup - 1);
+    await rig.clock.advance(cleanup - 1);
     memoryBroker(name).reconnect();
-    rig.clock.advance(cleanup);
+    await rig.clock.advance(cleanup);
     expect(groups()).toEqual(['g', 'b']);
     memoryBroker(name).disconnect();
-    rig.clock.advance(cleanup);
+    await rig.clock.advance(cleanup);
     expect(groups()).toEqual(['g']);
     memoryBroker(name).reconnect();
     expect(groups()).toEqual(['g', 'b']);
@@ -779,7 +822,12 @@ describe('as a stranger sees it', () => {
     const broker = memoryBroker(name);
     expect(broker.publish('t', { body: new TextEncoder().encode('f'), headers: { a: '1' } })).toBe('0');
     const delivery = one(await (await rig.member()).take());
-    expect(delivery).toMatchObject({ id: undefined, key: undefined, publishedAt: undefined, headers: { a: '1' } });
+    expect(delivery).toMatchObject({
+      id: undefined,
+      key: undefined,
+      headers: { a: '1' },
+      publishedAt: rig.clock.now(),
+    });
     await rig.publish('ours');
     expect(broker.read('t', '1').map(({ content }) => [content.id, text(content)])).toEqual([['id', 'ours']]);
     expect(() => broker.publish('unknown', { body: new Uint8Array() })).toThrow(ConfigError);

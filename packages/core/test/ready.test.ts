@@ -24,7 +24,8 @@ function delivery(lane: string, key: string | undefined, position: number): Deli
   };
 }
 
-const held = (lane: string, key: string | undefined, position: number): Held => new Held(by, delivery(lane, key, position));
+const held = (lane: string, key: string | undefined, position: number): Held =>
+  new Held(by, delivery(lane, key, position));
 
 describe('deliveries of an ordered topic', () => {
   test('one key has one attempt at a time, others run beside it', () => {
@@ -59,7 +60,11 @@ describe('deliveries of an ordered topic', () => {
 
   test('whatever happens, its counts are those of a plain list', () => {
     const step = fc.oneof(
-      fc.record({ do: fc.constant('add' as const), lane: fc.constantFrom('l', 'm'), key: fc.constantFrom('a', 'b', 'c') }),
+      fc.record({
+        do: fc.constant('add' as const),
+        lane: fc.constantFrom('l', 'm'),
+        key: fc.constantFrom('a', 'b', 'c'),
+      }),
       fc.record({ do: fc.constantFrom('next' as const, 'release' as const, 'again' as const, 'drop' as const) }),
     );
     fc.assert(

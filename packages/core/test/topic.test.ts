@@ -1,5 +1,5 @@
-import { describe, expect, test } from 'vitest';
 import * as v from 'valibot';
+import { describe, expect, test } from 'vitest';
 import { z } from 'zod';
 import { ConfigError, WaybillError } from '../src/errors.ts';
 import { consumer, isConsumer, resolveTopic, topic } from '../src/topic.ts';
@@ -7,7 +7,13 @@ import { consumer, isConsumer, resolveTopic, topic } from '../src/topic.ts';
 describe('topic', () => {
   test('keeps what was declared', () => {
     const schema = z.object({ id: z.string() });
-    const declared = topic('orders', { schema, key: (one) => one.id, ordered: true, lanes: 4, broker: { kafka: { x: 1 } } });
+    const declared = topic('orders', {
+      schema,
+      key: (one) => one.id,
+      ordered: true,
+      lanes: 4,
+      broker: { kafka: { x: 1 } },
+    });
     expect(declared.name).toBe('orders');
     expect(resolveTopic(declared)).toMatchObject({
       name: 'orders',
@@ -43,7 +49,7 @@ describe('topic', () => {
   });
 
   test('takes schemas that are functions', () => {
-    const schema = Object.assign(() => {}, z.object({ id: z.string() }));
+    const schema = Object.assign(() => {}, { '~standard': z.string()['~standard'] });
     expect(resolveTopic(topic('callable', { schema })).schema).toBe(schema);
   });
 

@@ -64,7 +64,7 @@ export class MemoryDeadLetterScan implements DeadLetterScan {
 }
 
 function recordOf({ copy, details }: DeadLetter): DeadLetterRecord {
-  const { content, position } = copy.message;
+  const { content, position, storedAt } = copy.message;
   return {
     id: content.id,
     key: content.key,
@@ -72,7 +72,7 @@ function recordOf({ copy, details }: DeadLetter): DeadLetterRecord {
     contentType: content.contentType,
     body: new Uint8Array(content.body),
     headers: content.headers,
-    publishedAt: content.publishedAt,
+    publishedAt: content.publishedAt ?? storedAt,
     expiresAt: content.expiresAt,
     position: String(position),
     native: copy.message,

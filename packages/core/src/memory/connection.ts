@@ -19,6 +19,7 @@ import { countDeadLetters, lag, MemoryDeadLetterScan, seek } from './admin.ts';
 import type { Broker } from './broker/broker.ts';
 import { broadcastCleanup, type Link } from './broker/link.ts';
 import type { MemoryBroker } from './client.ts';
+import { refuseOptions } from './errors.ts';
 import { notSent, publish } from './publisher.ts';
 import { MemoryReceiver } from './receiver.ts';
 import { Topology } from './topology.ts';
@@ -79,6 +80,7 @@ export class MemoryConnection implements Connection {
 
   async openReceiver(source: Source, events: ReceiverEvents): Promise<Receiver> {
     this.#link.check();
+    refuseOptions(source.options);
     const receiver = new MemoryReceiver({
       topology: this.#topology,
       source,

@@ -32,3 +32,19 @@ export function noPosition(topic: string, position: string, first: number, end: 
     { adapter },
   );
 }
+
+type Options = Readonly<Record<string, unknown>> | undefined;
+
+/** Of a topic, a subscription or a publish: this broker has no options of its own there, so any is a mistake (CFG-01). */
+export function unknownOption(options: Options): ConfigError | undefined {
+  const name = options === undefined ? undefined : Object.keys(options)[0];
+  return name === undefined
+    ? undefined
+    : new ConfigError(`broker.memory.${name}`, 'unknown option; the memory broker has none here', { adapter });
+}
+
+/** @throws ConfigError that names the first option */
+export function refuseOptions(options: Options): void {
+  const mistake = unknownOption(options);
+  if (mistake !== undefined) throw mistake;
+}

@@ -1,7 +1,7 @@
 import type { OutgoingMessage, SendResult } from '../adapter.ts';
 import { MessageTooLargeError, type WaybillError } from '../errors.ts';
 import type { Topic } from './broker/topic.ts';
-import { noTopic } from './errors.ts';
+import { noTopic, unknownOption } from './errors.ts';
 import type { Topology } from './topology.ts';
 
 /** Stores a batch, and then serves whoever waits for it. */
@@ -13,6 +13,8 @@ export function publish(
   const topics = new Set<Topic>();
   const results = batch.map((message): SendResult => {
     const { name } = message.topic;
+    const mistake = unknownOption(message.options);
+    if (mistake !== undefined) return refused(mistake);
     if (message.body.byteLength > options.maxMessageBytes) {
       const size = message.body.byteLength;
       return refused(new MessageTooLargeError(name, size, options.maxMessageBytes, { adapter: 'memory' }));

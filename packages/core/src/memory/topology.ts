@@ -3,7 +3,7 @@ import type { Broker } from './broker/broker.ts';
 import type { Group } from './broker/group.ts';
 import type { Link } from './broker/link.ts';
 import type { Topic } from './broker/topic.ts';
-import { noGroup, noPosition, noTopic } from './errors.ts';
+import { noGroup, noPosition, noTopic, refuseOptions } from './errors.ts';
 
 const defaultLanes = 8;
 
@@ -73,7 +73,8 @@ export class Topology {
   provision(items: readonly ProvisionItem[], mode: 'create' | 'verify'): string[] {
     const differences: string[] = [];
     for (const item of items) {
-      const { name, ordered, lanes } = item.topic;
+      const { name, ordered, lanes, options } = item.topic;
+      refuseOptions(options);
       if (mode === 'create') this.makeTopic(item.topic);
       const topic = this.findTopic(name);
       if (topic === undefined) {
@@ -84,6 +85,7 @@ export class Topology {
         differences.push(`topic "${topic.name}" has ${topic.lanes} lanes, declared are ${lanes}`);
       }
       for (const group of item.groups) {
+        refuseOptions(group.options);
         const groupName = this.#groupName(name, group.name);
         if (mode === 'create') this.makeGroup({ ...group, topic: item.topic }, group.startAt);
         else if (!topic?.groups.has(groupName)) {

@@ -170,7 +170,7 @@ export class Member {
 
   #lend(copy: Copy, until: number): MemoryDelivery {
     const { topic } = this.group;
-    const { content, position, lane } = copy.message;
+    const { content, position, lane, storedAt } = copy.message;
     const token = topic.broker.nextToken();
     copy.deliveries++;
     this.#leases.set(token, { copy, until });
@@ -184,7 +184,8 @@ export class Member {
       // A copy, as from the wire: what one handler does to its bytes, no other sees.
       body: new Uint8Array(content.body),
       headers: content.headers,
-      publishedAt: content.publishedAt,
+      // A foreign message has the broker's own time (SUB-09).
+      publishedAt: content.publishedAt ?? storedAt,
       expiresAt: copy.expiresAt,
       attempt: copy.attempt,
       deliveries: copy.deliveries,

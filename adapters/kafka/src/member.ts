@@ -1,0 +1,331 @@
+/**
+ * One member of a consumer group: joins, beats, joins again when others come or go, and hands units over in two steps
+ * (see `assignment.ts`). The broker fences it: a member that was silent for a session is put out, and what it commits
+ * after that is refused.
+ */
+import { type Clock, type Logger, sleep, type Timer } from '@waybill/core/adapter';
+import {
+  assign,
+  decodeAssignment,
+  decodeSubscription,
+  encodeAssignment,
+  encodeSubscription,
+  PROTOCOL,
+} from './assignment.ts';
+import { type Driver, type GroupLink, KafkaFailure, type MemberRef, type TopicPartition } from './driver.ts';
+import { asFailure } from './errors.ts';
+
+export interface MemberEvents {
+  /** These are ours now. */
+  gained(units: readonly string[]): void;
+  /** These are to go; resolves when they have been let go. */
+  revoked(units: readonly string[]): Promise<void>;
+  /** Everything that was ours may be somebody else's already. */
+  lost(failure: KafkaFailure): void;
+  interrupted(failure: KafkaFailure): void;
+  restored(): void;
+  /** It can never join. */
+  failed(failure: KafkaFailure): void;
+}
+
+export interface MemberOptions {
+  readonly driver: Driver;
+  readonly group: string;
+  readonly topics: readonly string[];
+  readonly unitOf: (partition: TopicPartition) => string;
+  /** Milliseconds of silence after which the broker gives our units to others. */
+  readonly session: number;
+  readonly clock: Clock;
+  readonly logger: Logger;
+  readonly events: MemberEvents;
+}
+
+/** How soon a member sees that another has come or gone; the broker counts sessions in seconds. */
+const HEARTBEAT = 400;
+
+/** How often the leader of the group looks whether topics have got more partitions. */
+const LOOK = 15_000;
+
+const FIRST_BACK_OFF = 100;
+const LONGEST_BACK_OFF = 2_000;
+
+/** Refusals that will be the same for ever. */
+const final = new Set([
+  'INCONSISTENT_GROUP_PROTOCOL',
+  'INVALID_GROUP_ID',
+  'INVALID_SESSION_TIMEOUT',
+  'GROUP_AUTHORIZATION_FAILED',
+  'TOPIC_AUTHORIZATION_FAILED',
+  'GROUP_MAX_SIZE_REACHED',
+  'AUTHENTICATION',
+]);
+
+export class Member {
+  readonly #options: MemberOptions;
+  readonly #link: GroupLink;
+  readonly #owned = new Set<string>();
+  readonly #revoking = new Set<string>();
+  readonly #leaving = new AbortController();
+  /** Aborts to end the wait between two heartbeats. */
+  #soon = new AbortController();
+  #id = '';
+  #generation = -1;
+  #leader = false;
+  #joining = false;
+  #rejoin = false;
+  #down = false;
+  /** Until when, in monotonic time, the broker surely keeps our units for us. */
+  #safeUntil = 0;
+  #expiry: Timer | undefined;
+  #counts = '';
+  #lookAt = 0;
+  #done: Promise<void> = Promise.resolve();
+
+  constructor(options: MemberOptions) {
+    this.#options = options;
+    // Members join again within a heartbeat, so the others need not wait for one longer than a session.
+    this.#link = options.driver.openGroup(options.group, { session: options.session, rebalance: options.session });
+  }
+
+  /** Resolves when it has joined for the first time; rejects when the group refuses it for good. */
+  start(): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#done = this.#run(resolve, reject);
+    });
+  }
+
+  /** Who we are to the broker; `undefined` while we are nobody. */
+  get ref(): MemberRef | undefined {
+    return this.#id === '' || this.#generation < 0 ? undefined : { id: this.#id, generation: this.#generation };
+  }
+
+  /**
+   * Whether what was ours still is. A process that was stopped learns it here, before the broker can tell it: the
+   * clock goes on while it stands still.
+   */
+  get alive(): boolean {
+    if (this.#joining || this.#options.clock.monotonic() < this.#safeUntil) return true;
+    this.#expire();
+    return false;
+  }
+
+  /** Something has hinted that the broker knows better than we: ask at once. */
+  check(): void {
+    this.#soon.abort();
+  }
+
+  async close(): Promise<void> {
+    if (this.#leaving.signal.aborted) return this.#done;
+    this.#leaving.abort();
+    this.#soon.abort();
+    this.#expiry?.cancel();
+    const id = this.#id;
+    if (id !== '') {
+      // A join under way waits at the broker for others; the leave has a connection of its own.
+      await this.#link.leave(id).catch((error: unknown) => {
+        this.#options.logger.debug(`kafka: leaving group ${this.#options.group}: ${asFailure(error).message}`);
+      });
+    }
+    this.#link.close();
+    await this.#done;
+  }
+
+  async #run(joined: () => void, refused: (failure: KafkaFailure) => void): Promise<void> {
+    const { signal } = this.#leaving;
+    let backOff = FIRST_BACK_OFF;
+    while (!signal.aborted) {
+      try {
+        await this.#join();
+        backOff = FIRST_BACK_OFF;
+        joined();
+        await this.#beat();
+      } catch (error) {
+        if (signal.aborted) break;
+        const failure = asFailure(error);
+        if (final.has(failure.code)) {
+          refused(failure);
+          this.#forget(failure);
+          this.#options.events.failed(failure);
+          break;
+        }
+        this.#trouble(failure);
+        await sleep(this.#options.clock, backOff, signal);
+        backOff = Math.min(LONGEST_BACK_OFF, backOff * 2);
+      }
+    }
+    this.#expiry?.cancel();
+    this.#link.close();
+    refused(new KafkaFailure('CLOSED', 'the member has left', { sent: false }));
+  }
+
+  /** What an error says about our membership. */
+  #trouble(failure: KafkaFailure): void {
+    switch (failure.code) {
+      case 'REBALANCE_IN_PROGRESS':
+      case 'ILLEGAL_GENERATION':
+        return;
+      case 'UNKNOWN_MEMBER_ID':
+      case 'FENCED_INSTANCE_ID':
+        this.#forget(failure);
+        return;
+      default:
+        this.#link.moved();
+        if (this.#down) return;
+        this.#down = true;
+        this.#options.events.interrupted(failure);
+    }
+  }
+
+  async #join(): Promise<void> {
+    const { topics, unitOf, clock, logger, group } = this.#options;
+    this.#rejoin = false;
+    // What is being let go is still claimed: nobody else may have it yet.
+    const claim = { units: [...this.#owned], generation: this.#generation };
+    let units: readonly TopicPartition[];
+    this.#joining = true;
+    try {
+      const answer = await this.#link.join(this.#id, PROTOCOL, encodeSubscription(topics, claim), (id) => {
+        this.#id = id;
+      });
+      this.#id = answer.id;
+      this.#generation = answer.generation;
+      this.#leader = answer.leader === answer.id;
+      const assignments = this.#leader ? await this.#divide(answer.members) : [];
+      units = decodeAssignment(await this.#link.sync(answer, assignments));
+      this.#safeUntil = clock.monotonic() + this.#options.session;
+    } finally {
+      this.#joining = false;
+    }
+    logger.debug(`kafka: joined group ${group}, generation ${this.#generation}, ${units.length} partitions`);
+    this.#alive();
+    this.#take(new Set(units.map(unitOf)));
+  }
+
+  /** As leader of the group: who reads what. */
+  async #divide(members: readonly { id: string; metadata: Buffer }[]): Promise<{ id: string; assignment: Buffer }[]> {
+    const { topics, unitOf } = this.#options;
+    const partitions = await this.#partitions();
+    const units = new Map<string, TopicPartition[]>();
+    for (const partition of partitions) {
+      const unit = unitOf(partition);
+      units.set(unit, [...(units.get(unit) ?? []), partition]);
+    }
+    const claims = members.map(({ id, metadata }) => decodeSubscription(id, metadata));
+    const shares = assign(claims, [...units.keys()]);
+    return members.map(({ id }) => {
+      const byTopic = new Map<string, number[]>(topics.map((topic) => [topic, []]));
+      for (const unit of shares.get(id) ?? []) {
+        for (const { topic, partition } of units.get(unit) ?? []) byTopic.get(topic)?.push(partition);
+      }
+      return { id, assignment: encodeAssignment(byTopic) };
+    });
+  }
+
+  async #partitions(): Promise<TopicPartition[]> {
+    const { driver, topics, clock } = this.#options;
+    this.#lookAt = clock.monotonic() + LOOK;
+    const found = await driver.describeTopics(topics);
+    const partitions = topics.flatMap((topic) => {
+      const known = found.get(topic);
+      // A topic that is gone has nothing to read; the reader finds out and sees to it.
+      return known === undefined || known instanceof KafkaFailure
+        ? []
+        : known.map(({ partition }) => ({ topic, partition }));
+    });
+    this.#counts = partitions.length.toString();
+    return partitions;
+  }
+
+  #take(assigned: ReadonlySet<string>): void {
+    const { events } = this.#options;
+    const gone = [...this.#owned].filter((unit) => !assigned.has(unit) && !this.#revoking.has(unit));
+    const gained = [...assigned].filter((unit) => !this.#owned.has(unit));
+    for (const unit of gained) this.#owned.add(unit);
+    if (gained.length > 0) events.gained(gained);
+    this.#watch();
+    if (gone.length > 0) void this.#letGo(gone);
+  }
+
+  async #letGo(units: readonly string[]): Promise<void> {
+    for (const unit of units) this.#revoking.add(unit);
+    await this.#options.events.revoked(units);
+    for (const unit of units) {
+      // Not when everything was lost meanwhile, and perhaps gained anew.
+      if (this.#revoking.delete(unit)) this.#owned.delete(unit);
+    }
+    this.#rejoin = true;
+    this.#soon.abort();
+  }
+
+  /** Beats until it is time to join again. */
+  async #beat(): Promise<void> {
+    const { clock, session } = this.#options;
+    const { signal } = this.#leaving;
+    while (!signal.aborted && !this.#rejoin) {
+      await this.#pause(Math.min(HEARTBEAT, session / 4));
+      if (signal.aborted || this.#rejoin) return;
+      const me = this.ref;
+      if (me === undefined) return;
+      const asked = clock.monotonic();
+      try {
+        await this.#link.heartbeat(me);
+      } catch (error) {
+        const failure = asFailure(error);
+        if (failure.code === 'REBALANCE_IN_PROGRESS') {
+          this.#safeUntil = asked + session;
+          return;
+        }
+        throw failure;
+      }
+      this.#safeUntil = asked + session;
+      this.#alive();
+      if (this.#leader && clock.monotonic() > this.#lookAt) {
+        const before = this.#counts;
+        await this.#partitions();
+        if (before !== this.#counts) return;
+      }
+    }
+  }
+
+  async #pause(ms: number): Promise<void> {
+    if (this.#soon.signal.aborted) this.#soon = new AbortController();
+    await sleep(this.#options.clock, ms, this.#soon.signal);
+  }
+
+  #alive(): void {
+    if (!this.#down) return;
+    this.#down = false;
+    this.#options.events.restored();
+  }
+
+  /** One timer that looks again at its end, because every heartbeat moves the end. */
+  #watch(): void {
+    const { clock } = this.#options;
+    this.#expiry?.cancel();
+    if (this.#leaving.signal.aborted || this.#owned.size === 0) return;
+    this.#expiry = clock.setTimeout(
+      () => {
+        if (!this.#joining && clock.monotonic() >= this.#safeUntil) this.#expire();
+        this.#watch();
+      },
+      Math.max(250, this.#safeUntil - clock.monotonic()),
+    );
+  }
+
+  #expire(): void {
+    if (this.#owned.size === 0) return;
+    const text = `no heartbeat reached the broker for ${this.#options.session} ms, after which others take over`;
+    this.#forget(new KafkaFailure('SESSION_EXPIRED', text, { sent: false }));
+  }
+
+  #forget(failure: KafkaFailure): void {
+    if (failure.code === 'UNKNOWN_MEMBER_ID') this.#id = '';
+    this.#generation = -1;
+    this.#rejoin = true;
+    this.#soon.abort();
+    const had = this.#owned.size > 0;
+    this.#owned.clear();
+    this.#revoking.clear();
+    if (had) this.#options.events.lost(failure);
+  }
+}

@@ -1,0 +1,525 @@
+/**
+ * Reads the partitions that a member of a group owns, or all of them for a reader without group: fetches ahead within
+ * bounds, knows what is done, commits it, and starts and stops with the assignment.
+ */
+import { type Clock, type Logger, sleep } from '@waybill/core/adapter';
+import { type CommitResult, Committer } from './commits.ts';
+import { type Committed, type Driver, type FetchLink, KafkaFailure, type TopicPartition } from './driver.ts';
+import { asFailure, isNetwork, isPassing } from './errors.ts';
+import { Member } from './member.ts';
+import { type Item, PartitionLog } from './partition-log.ts';
+
+export interface ReaderEvents {
+  /** Units that are ours, each with its logs ready to be read. */
+  gained(units: readonly string[]): void;
+  /** Units to be let go; what has been settled when this resolves is committed. */
+  revoked(units: readonly string[]): Promise<void>;
+  /** Logs of these units died with something in hand, or may have. */
+  lost(units: readonly string[], failure: KafkaFailure): void;
+  /** There is something to take. */
+  ready(): void;
+  interrupted(failure: KafkaFailure): void;
+  restored(): void;
+  positionLost(unit: string, what: string): void;
+  /** A topic that was there is gone; resolves when it is there again, rejects when it will not be. */
+  missing(topic: string): Promise<void>;
+  failed(failure: KafkaFailure): void;
+}
+
+export interface ReaderOptions {
+  readonly driver: Driver;
+  /** `undefined`: reads everything, for itself, from `startAt` on, and commits nothing. */
+  readonly group: string | undefined;
+  readonly topics: readonly string[];
+  readonly unitOf: (partition: TopicPartition) => string;
+  readonly session: number;
+  /** Ready records of one partition, and bytes of all of them, at which no more are fetched. */
+  readonly ahead: { readonly records: number; readonly bytes: number };
+  /** First offsets of a reader without group, by `topic:partition`; the beginning where there is none. */
+  readonly startAt?: ReadonlyMap<string, number>;
+  /** Whether a group without any place in this topic has lost it, rather than never having had one. */
+  readonly remembered?: (topic: string) => boolean;
+  readonly patience: number;
+  readonly clock: Clock;
+  readonly logger: Logger;
+  readonly events: ReaderEvents;
+}
+
+/** Milliseconds that a broker holds a fetch without news: what is read next can change only after it. */
+const FETCH_WAIT = 200;
+/** Bytes of one partition in one answer. */
+const LARGEST_FETCH = 1_048_576;
+const SMALLEST_FETCH = 65_536;
+const FIRST_BACK_OFF = 50;
+const LONGEST_BACK_OFF = 2_000;
+/** How often a reader without group looks for new partitions. */
+const LOOK = 15_000;
+
+export class Reader {
+  readonly #options: ReaderOptions;
+  readonly #fetch: FetchLink;
+  readonly #member: Member | undefined;
+  readonly #committer: Committer | undefined;
+  readonly #logs = new Map<string, PartitionLog>();
+  /** Units whose places are being looked up. */
+  readonly #opening = new Set<string>();
+  readonly #loops = new Map<number, Promise<void>>();
+  readonly #closing = new AbortController();
+  readonly #paused = new Set<string>();
+  readonly #missing = new Map<string, Promise<void>>();
+  /** Fetch loops that have nothing to ask for. */
+  #asleep: (() => void)[] = [];
+  /** Counts what may have changed that. */
+  #pokes = 0;
+  #order: PartitionLog[] = [];
+  #turn = 0;
+  #down = false;
+
+  constructor(options: ReaderOptions) {
+    this.#options = options;
+    const { driver, group, clock, logger } = options;
+    this.#fetch = driver.openFetch();
+    if (group === undefined) return;
+    const member = new Member({
+      driver,
+      group,
+      topics: options.topics,
+      unitOf: options.unitOf,
+      session: options.session,
+      clock,
+      logger,
+      events: {
+        gained: (units) => void this.#open(units),
+        revoked: (units) => this.#letGo(units),
+        lost: (failure) => this.#loseAll(failure),
+        interrupted: (failure) => this.#interrupted(failure),
+        restored: () => this.#restored(),
+        failed: (failure) => options.events.failed(failure),
+      },
+    });
+    this.#member = member;
+    this.#committer = new Committer({
+      driver,
+      group,
+      member: () => member.ref,
+      fenced: () => member.check(),
+      patience: options.patience,
+      clock,
+      logger,
+    });
+  }
+
+  /** Resolves when it reads, or would read if there were anything for it. */
+  async start(): Promise<void> {
+    if (this.#member !== undefined) return this.#member.start();
+    await this.#openAll();
+    void this.#lookForNew();
+  }
+
+  /** Whether what it has is surely still its own. */
+  get alive(): boolean {
+    return this.#member?.alive ?? true;
+  }
+
+  /** Units that it reads. */
+  get units(): readonly string[] {
+    return [...new Set(this.#order.map(({ unit }) => unit))];
+  }
+
+  log(topic: string, partition: number): PartitionLog | undefined {
+    return this.#logs.get(`${topic}:${partition}`);
+  }
+
+  get logs(): readonly PartitionLog[] {
+    return this.#order;
+  }
+
+  /** Up to `max` records that are ready, from all partitions in turn; `free` may hold a partition's first one back. */
+  take(max: number, free: (item: Item) => boolean): Item[] {
+    const taken: Item[] = [];
+    const logs = this.#order;
+    for (let idle = 0; taken.length < max && idle < logs.length; this.#turn++) {
+      const log = logs[this.#turn % logs.length];
+      const item = log === undefined || log.leaving || this.#paused.has(log.unit) ? undefined : log.peek();
+      if (log === undefined || item === undefined || !free(item)) {
+        idle++;
+        continue;
+      }
+      idle = 0;
+      log.hand();
+      taken.push(item);
+    }
+    if (taken.length > 0) this.#poke();
+    return taken;
+  }
+
+  pause(unit: string): void {
+    this.#paused.add(unit);
+  }
+
+  resume(unit: string): void {
+    if (!this.#paused.delete(unit)) return;
+    this.#poke();
+    this.#options.events.ready();
+  }
+
+  /** Done for good, once the commit that covers it is confirmed. */
+  commit(log: PartitionLog): Promise<CommitResult> {
+    if (this.#committer === undefined) return Promise.resolve(log.alive ? 'applied' : 'lost');
+    return this.#committer.commit(log);
+  }
+
+  /** Reads these partitions from other offsets on, and forgets what was done beyond; in hand is lost. */
+  async moveTo(offsets: ReadonlyMap<string, number>, failure: KafkaFailure): Promise<void> {
+    const moved: PartitionLog[] = [];
+    for (const [name, offset] of offsets) {
+      const log = this.#logs.get(name);
+      if (log === undefined) continue;
+      log.alive = false;
+      const fresh = new PartitionLog(log, log.unit, offset, '');
+      this.#logs.set(name, fresh);
+      moved.push(fresh);
+    }
+    this.#arrange();
+    this.#options.events.lost([...new Set(moved.map(({ unit }) => unit))], failure);
+    await Promise.all(moved.map((log) => this.commit(log)));
+  }
+
+  async close(): Promise<void> {
+    this.#closing.abort();
+    this.#poke();
+    this.#fetch.close();
+    // What was settled and is not committed yet would come back.
+    if (this.#committer !== undefined && this.alive) {
+      await Promise.all(this.#order.map((log) => (log.alive && log.dirty ? this.commit(log) : undefined)));
+    }
+    for (const log of this.#order) log.alive = false;
+    await this.#member?.close();
+    this.#committer?.close();
+    await Promise.all(this.#loops.values());
+    this.#logs.clear();
+    this.#order = [];
+  }
+
+  // Units that come and go.
+
+  async #open(units: readonly string[]): Promise<void> {
+    for (const unit of units) this.#opening.add(unit);
+    const { driver, topics, unitOf } = this.#options;
+    await this.#persist(async () => {
+      const wanted = units.filter((unit) => this.#opening.has(unit));
+      if (wanted.length === 0) return;
+      const found = await driver.describeTopics(topics);
+      const all: TopicPartition[] = [];
+      for (const topic of topics) {
+        const partitions = found.get(topic);
+        if (partitions instanceof KafkaFailure || partitions === undefined) {
+          if (partitions !== undefined && partitions.code !== 'UNKNOWN_TOPIC_OR_PARTITION') throw partitions;
+          await this.#restore(topic);
+          throw partitions ?? new KafkaFailure('UNKNOWN_TOPIC_OR_PARTITION', topic, { sent: true });
+        }
+        for (const { partition } of partitions) all.push({ topic, partition });
+      }
+      const places = await this.#places(all);
+      const chosen = new Set(wanted);
+      for (const [index, partition] of all.entries()) {
+        const unit = unitOf(partition);
+        // Lost again while this was being looked up.
+        if (!chosen.has(unit) || !this.#opening.has(unit)) continue;
+        const { offset, metadata } = places[index] ?? { offset: 0, metadata: '' };
+        this.#logs.set(
+          `${partition.topic}:${partition.partition}`,
+          new PartitionLog(partition, unit, offset, metadata),
+        );
+      }
+      for (const unit of wanted) this.#opening.delete(unit);
+      this.#arrange();
+      this.#options.events.gained(wanted);
+      await this.#ensureLoops();
+    });
+  }
+
+  /** Where to start with each of these. */
+  async #places(partitions: readonly TopicPartition[]): Promise<Committed[]> {
+    const { driver, group, startAt, remembered, unitOf, events } = this.#options;
+    const committed = group === undefined ? [] : await driver.committed(group, partitions);
+    const places: Committed[] = [];
+    const unknown: number[] = [];
+    const having = new Set<string>();
+    for (const [index, partition] of partitions.entries()) {
+      const place = committed[index];
+      if (place instanceof KafkaFailure) throw place;
+      const start = startAt?.get(`${partition.topic}:${partition.partition}`);
+      if (place !== undefined) having.add(partition.topic);
+      if (place === undefined && start === undefined) unknown.push(index);
+      places.push(place ?? { offset: start ?? 0, metadata: '' });
+    }
+    if (unknown.length === 0) return places;
+    const asks = unknown.map((index) => ({ ...(partitions[index] as TopicPartition), at: 'earliest' as const }));
+    const first = await driver.offsets(asks);
+    for (const [at, index] of unknown.entries()) {
+      const offset = first[at];
+      if (offset instanceof KafkaFailure) throw offset;
+      places[index] = { offset: offset ?? 0, metadata: '' };
+      const ask = partitions[index] as TopicPartition;
+      if (group !== undefined && !having.has(ask.topic) && remembered?.(ask.topic) === true) {
+        events.positionLost(
+          unitOf(ask),
+          `the broker has no place of group "${group}" in partition ${ask.partition} of topic "${ask.topic}" any more; it goes on from the earliest message, offset ${offset ?? 0}`,
+        );
+      }
+    }
+    return places;
+  }
+
+  async #letGo(units: readonly string[]): Promise<void> {
+    const going = new Set(units);
+    for (const unit of units) this.#opening.delete(unit);
+    const logs = this.#order.filter(({ unit }) => going.has(unit));
+    for (const log of logs) {
+      log.leaving = true;
+      log.clear();
+    }
+    const known = [...new Set(logs.map(({ unit }) => unit))];
+    if (known.length > 0) await this.#options.events.revoked(known);
+    // Lost meanwhile, and perhaps ours anew.
+    const left = logs.filter((log) => log.alive);
+    await Promise.all(left.map((log) => (log.dirty ? this.commit(log) : undefined)));
+    const held = new Set(left.filter((log) => log.alive && log.inHand > 0).map(({ unit }) => unit));
+    this.#drop(left);
+    if (held.size > 0) {
+      const text = 'the partition was handed over to another member before its handler had ended';
+      this.#options.events.lost([...held], new KafkaFailure('REVOKED', text, { sent: false }));
+    }
+  }
+
+  #loseAll(failure: KafkaFailure): void {
+    this.#opening.clear();
+    const logs = this.#order;
+    const units = this.units;
+    this.#drop(logs);
+    if (units.length > 0) this.#options.events.lost(units, failure);
+  }
+
+  #drop(logs: readonly PartitionLog[]): void {
+    for (const log of logs) {
+      log.alive = false;
+      log.clear();
+      const name = `${log.topic}:${log.partition}`;
+      if (this.#logs.get(name) === log) this.#logs.delete(name);
+    }
+    this.#arrange();
+  }
+
+  #arrange(): void {
+    this.#order = [...this.#logs.values()];
+    this.#poke();
+  }
+
+  async #openAll(): Promise<void> {
+    const { driver, topics, unitOf } = this.#options;
+    const units = new Set<string>();
+    for (const topic of topics) {
+      for (const { partition } of await driver.partitions(topic)) units.add(unitOf({ topic, partition }));
+    }
+    const fresh = [...units].filter((unit) => !this.#order.some((log) => log.unit === unit));
+    if (fresh.length > 0) await this.#open(fresh);
+  }
+
+  async #lookForNew(): Promise<void> {
+    const { clock, topics, driver } = this.#options;
+    const { signal } = this.#closing;
+    while (!signal.aborted) {
+      await sleep(clock, LOOK, signal);
+      if (signal.aborted) return;
+      await driver
+        .describeTopics(topics)
+        .then(() => this.#openAll())
+        .catch(() => {});
+    }
+  }
+
+  /** Tries until it works or the reader closes. */
+  async #persist(work: () => Promise<void>): Promise<void> {
+    const { clock, events } = this.#options;
+    const { signal } = this.#closing;
+    for (let backOff = FIRST_BACK_OFF; !signal.aborted; backOff = Math.min(LONGEST_BACK_OFF, backOff * 2)) {
+      try {
+        await work();
+        return;
+      } catch (error) {
+        if (signal.aborted) return;
+        const failure = asFailure(error);
+        if (!isPassing(failure)) {
+          events.failed(failure);
+          return;
+        }
+        if (isNetwork(failure)) this.#interrupted(failure);
+        await sleep(clock, backOff, signal);
+      }
+    }
+  }
+
+  // Fetching: one loop for each broker that leads something of ours.
+
+  async #ensureLoops(): Promise<void> {
+    const { driver } = this.#options;
+    for (const topic of new Set(this.#order.map((log) => log.topic))) {
+      for (const { leader } of await driver.partitions(topic)) {
+        if (leader === undefined || this.#loops.has(leader) || this.#closing.signal.aborted) continue;
+        const loop = this.#loop(leader).finally(() => this.#loops.delete(leader));
+        this.#loops.set(leader, loop);
+      }
+    }
+  }
+
+  async #loop(broker: number): Promise<void> {
+    const { clock } = this.#options;
+    const { signal } = this.#closing;
+    let backOff = FIRST_BACK_OFF;
+    while (!signal.aborted) {
+      try {
+        const seen = this.#pokes;
+        const wanted = await this.#wanted(broker);
+        if (wanted === undefined) return;
+        if (wanted.length === 0) {
+          if (seen === this.#pokes) await new Promise<void>((resolve) => this.#asleep.push(resolve));
+          continue;
+        }
+        await this.#fetchOnce(broker, wanted);
+        backOff = FIRST_BACK_OFF;
+      } catch (error) {
+        if (signal.aborted) return;
+        const failure = asFailure(error);
+        if (!isPassing(failure)) {
+          this.#options.events.failed(failure);
+          return;
+        }
+        if (isNetwork(failure)) this.#interrupted(failure);
+        for (const topic of this.#options.topics) this.#options.driver.forget(topic);
+        await sleep(clock, backOff, signal);
+        backOff = Math.min(LONGEST_BACK_OFF, backOff * 2);
+        void this.#ensureLoops().catch(() => {});
+      }
+    }
+  }
+
+  /** What to ask this broker for; `undefined` when it leads nothing of ours any more. */
+  async #wanted(broker: number): Promise<PartitionLog[] | undefined> {
+    const { driver, ahead } = this.#options;
+    const led: PartitionLog[] = [];
+    for (const topic of new Set(this.#order.map((log) => log.topic))) {
+      for (const { partition, leader } of await driver.partitions(topic)) {
+        const log = leader === broker ? this.#logs.get(`${topic}:${partition}`) : undefined;
+        if (log !== undefined) led.push(log);
+      }
+    }
+    let bytes = 0;
+    for (const log of this.#order) if (!this.#paused.has(log.unit)) bytes += log.bytes;
+    if (led.length === 0 && this.#order.length > 0) return undefined;
+    return led.filter((log) => {
+      if (log.leaving || !log.alive || log.size >= ahead.records || log.bytes >= ahead.bytes) return false;
+      // A partition of which nothing is ready always gets its turn: the others may wait for it (SUB-04 bounds both).
+      return log.size === 0 || bytes < ahead.bytes;
+    });
+  }
+
+  async #fetchOnce(broker: number, logs: readonly PartitionLog[]): Promise<void> {
+    const { ahead } = this.#options;
+    const share = Math.floor(ahead.bytes / logs.length);
+    const maxBytes = Math.max(SMALLEST_FETCH, Math.min(LARGEST_FETCH, share));
+    const asks = logs.map(({ topic, partition, next }) => ({ topic, partition, offset: next, maxBytes }));
+    const answers = await this.#fetch.fetch(broker, asks, FETCH_WAIT);
+    this.#restored();
+    let ready = false;
+    let trouble: KafkaFailure | undefined;
+    for (const [index, log] of logs.entries()) {
+      const answer = answers[index];
+      // Lost, let go or moved while the fetch was under way.
+      if (answer === undefined || !log.alive || log.leaving || log.next !== asks[index]?.offset) continue;
+      if (answer instanceof KafkaFailure) {
+        if (answer.code === 'OFFSET_OUT_OF_RANGE') await this.#outOfRange(log);
+        else if (answer.code === 'UNKNOWN_TOPIC_OR_PARTITION') await this.#gone(log);
+        else trouble = answer;
+        continue;
+      }
+      log.accept(answer.records, answer.next);
+      ready ||= answer.records.length > 0;
+    }
+    if (ready) this.#options.events.ready();
+    if (trouble !== undefined) throw trouble;
+  }
+
+  /** RET-02: what the group was to read next is not there. */
+  async #outOfRange(log: PartitionLog): Promise<void> {
+    const { driver, events, group } = this.#options;
+    const [earliest, latest] = await driver.offsets([
+      { topic: log.topic, partition: log.partition, at: 'earliest' },
+      { topic: log.topic, partition: log.partition, at: 'latest' },
+    ]);
+    if (earliest instanceof KafkaFailure) throw earliest;
+    const first = earliest ?? 0;
+    if (!log.alive || (log.next >= first && typeof latest === 'number' && log.next <= latest)) return;
+    const who = group === undefined ? 'a broadcast' : `group "${group}"`;
+    const what =
+      log.next < first
+        ? `offsets ${log.next} to ${first - 1} of partition ${log.partition} of topic "${log.topic}" were deleted before ${who} had read them; it goes on from offset ${first}`
+        : `partition ${log.partition} of topic "${log.topic}" ends at ${String(latest)}, before offset ${log.next} where ${who} was; it goes on from the earliest message, offset ${first}`;
+    events.positionLost(log.unit, what);
+    await this.#startAnew(log, first);
+  }
+
+  async #startAnew(log: PartitionLog, offset: number): Promise<void> {
+    const failure = new KafkaFailure('OFFSET_OUT_OF_RANGE', 'the message was deleted by the broker', { sent: false });
+    await this.moveTo(new Map([[`${log.topic}:${log.partition}`, offset]]), failure);
+  }
+
+  /** The broker does not host it: a leader that moved, or LIFE-07. */
+  async #gone(log: PartitionLog): Promise<void> {
+    const { driver, topics } = this.#options;
+    const found = (await driver.describeTopics(topics)).get(log.topic);
+    if (found === undefined || found instanceof KafkaFailure) {
+      if (found !== undefined && found.code !== 'UNKNOWN_TOPIC_OR_PARTITION') throw found;
+      await this.#restore(log.topic);
+      return;
+    }
+    throw new KafkaFailure('NOT_LEADER_FOR_PARTITION', `partition ${log.partition} of "${log.topic}" moves`, {
+      sent: true,
+    });
+  }
+
+  /** A topic was deleted: its logs start anew in what takes its place. */
+  #restore(topic: string): Promise<void> {
+    let restoring = this.#missing.get(topic);
+    if (restoring === undefined) {
+      restoring = this.#options.events.missing(topic).then(async () => {
+        this.#options.driver.forget(topic);
+        for (const log of this.#order) if (log.topic === topic && log.next > 0) await this.#startAnew(log, 0);
+      });
+      this.#missing.set(
+        topic,
+        restoring.finally(() => this.#missing.delete(topic)),
+      );
+    }
+    return restoring;
+  }
+
+  #poke(): void {
+    this.#pokes++;
+    const asleep = this.#asleep;
+    this.#asleep = [];
+    for (const wake of asleep) wake();
+  }
+
+  #interrupted(failure: KafkaFailure): void {
+    if (this.#down) return;
+    this.#down = true;
+    this.#options.events.interrupted(failure);
+  }
+
+  #restored(): void {
+    if (!this.#down) return;
+    this.#down = false;
+    this.#options.events.restored();
+  }
+}

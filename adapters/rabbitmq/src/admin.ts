@@ -1,0 +1,176 @@
+import {
+  type Clock,
+  type DeadLetterCount,
+  type DeadLetterRecord,
+  type DeadLetterScan,
+  type GroupRef,
+  type Lag,
+  laneOf,
+  type SettleResult,
+  sleep,
+} from '@waybill/core/adapter';
+import type { Message } from 'amqplib';
+import type { ConfirmSender, Parcel, Sent } from './confirm-sender.ts';
+import { DeliveryChannel } from './delivery-channel.ts';
+import { requestFailure } from './errors.ts';
+import type { Link } from './link.ts';
+import { redriveCopy, toDeadLetter } from './message.ts';
+import type { GroupPlace } from './names.ts';
+import { onScratchChannel, type Topology } from './topology.ts';
+
+/** Milliseconds to wait for the broker to count what a scan has put back. */
+const countPatience = 1_000;
+
+export interface AdminParts {
+  readonly link: Link;
+  readonly copies: ConfirmSender;
+  readonly topology: Topology;
+  readonly clock: Clock;
+}
+
+/** Looks at groups from outside: how much waits, and what is dead. */
+export class Admin {
+  readonly #parts: AdminParts;
+
+  constructor(parts: AdminParts) {
+    this.#parts = parts;
+  }
+
+  /** The broker counts per queue; what is in delay levels or in hands it tells only to its management. */
+  async lag(group: GroupRef): Promise<Lag> {
+    const { link, topology } = this.#parts;
+    const place = await topology.placeOf(group);
+    try {
+      const waiting = await onScratchChannel(link, async (channel) => {
+        let sum = 0;
+        for (const queue of place.queues) sum += (await channel.checkQueue(queue)).messageCount;
+        return sum;
+      });
+      return { waiting, delayed: 0, inFlight: 0, exact: false };
+    } catch (error) {
+      throw requestFailure(error, `${nameOf(group)} has no lag to tell`);
+    }
+  }
+
+  async countDeadLetters(group: GroupRef): Promise<DeadLetterCount> {
+    const { link, topology } = this.#parts;
+    const { deadLetters } = await topology.placeOf(group);
+    try {
+      const { messageCount } = await onScratchChannel(link, (channel) => channel.checkQueue(deadLetters));
+      return { value: messageCount, exact: true };
+    } catch (error) {
+      throw requestFailure(error, `${nameOf(group)} has no dead letters to count`);
+    }
+  }
+
+  async openDeadLetters(group: GroupRef): Promise<DeadLetterScan> {
+    const { link, topology } = this.#parts;
+    const place = await topology.placeOf(group);
+    try {
+      const channel = new DeliveryChannel(await link.model.createChannel());
+      const { messageCount } = await channel.channel.checkQueue(place.deadLetters);
+      return new Scan(this.#parts, group, place, channel, messageCount);
+    } catch (error) {
+      throw requestFailure(error, `${nameOf(group)} has no dead letters to read`);
+    }
+  }
+}
+
+/**
+ * Gets the dead letters one by one and keeps them unsettled until it is closed, when the broker puts what is left back
+ * at its place; meanwhile others do not see them.
+ */
+class Scan implements DeadLetterScan {
+  readonly #parts: AdminParts;
+  readonly #group: GroupRef;
+  readonly #place: GroupPlace;
+  readonly #channel: DeliveryChannel;
+  /** Those that were there at the beginning and have not been read. */
+  #left: number;
+  /** Read and not settled. */
+  readonly #held = new Set<DeadLetterRecord>();
+
+  constructor(parts: AdminParts, group: GroupRef, place: GroupPlace, channel: DeliveryChannel, count: number) {
+    this.#parts = parts;
+    this.#group = group;
+    this.#place = place;
+    this.#channel = channel;
+    this.#left = count;
+  }
+
+  async next(max: number): Promise<readonly DeadLetterRecord[]> {
+    const wanted = Math.min(max, this.#left);
+    const { channel } = this.#channel;
+    try {
+      const messages = await Promise.all(Array.from({ length: wanted }, () => channel.get(this.#place.deadLetters)));
+      const records = messages.filter((message) => message !== false).map(toDeadLetter);
+      for (const record of records) this.#held.add(record);
+      // Somebody else took some of them meanwhile: there are no more.
+      this.#left = records.length < wanted ? 0 : this.#left - wanted;
+      return records;
+    } catch (error) {
+      throw requestFailure(error, `dead letters of ${nameOf(this.#group)} cannot be read`);
+    }
+  }
+
+  async redrive(records: readonly DeadLetterRecord[]): Promise<readonly SettleResult[]> {
+    const parcels = records.map((record): Parcel => {
+      const message = record.native as Message;
+      return {
+        topic: this.#group.topic.name,
+        exchange: '',
+        routingKey: this.#queueOf(record.key),
+        body: message.content,
+        properties: { ...redriveCopy(message), mandatory: true },
+      };
+    });
+    const sent = await this.#parts.copies.send(parcels);
+    const done = records.filter((_, i) => (sent[i] as Sent).status === 'stored');
+    const acked = await this.#ack(done);
+    return sent.map((one) => {
+      if (one.status === 'stored') return acked;
+      return one.status === 'failed' && one.outcome === 'unknown' ? 'unknown' : 'retryable';
+    });
+  }
+
+  async purge(records: readonly DeadLetterRecord[]): Promise<readonly SettleResult[]> {
+    const result = await this.#ack(records);
+    return records.map(() => result);
+  }
+
+  async close(): Promise<void> {
+    const { link, clock } = this.#parts;
+    const held = [...this.#held].map(tagOf);
+    if (held.length > 0) this.#channel.requeue(held);
+    await this.#channel.close();
+    if (held.length === 0) return;
+    // The queue counts them again a moment after it has answered; whoever counts next should find them.
+    const end = clock.monotonic() + countPatience;
+    try {
+      while (link.isUp && clock.monotonic() < end) {
+        const { messageCount } = await onScratchChannel(link, (channel) => channel.checkQueue(this.#place.deadLetters));
+        if (messageCount >= held.length) return;
+        await sleep(clock, 5);
+      }
+    } catch {
+      // Nothing depends on it.
+    }
+  }
+
+  async #ack(records: readonly DeadLetterRecord[]): Promise<SettleResult> {
+    if (records.length === 0) return 'applied';
+    const result = await this.#channel.ack(records.map(tagOf));
+    for (const record of records) this.#held.delete(record);
+    return result;
+  }
+
+  /** Behind what its key has waiting (ORD-04). */
+  #queueOf(key: string | undefined): string {
+    const { queues } = this.#place;
+    return queues[key === undefined ? 0 : laneOf(key, queues.length)] as string;
+  }
+}
+
+const tagOf = (record: DeadLetterRecord): number => (record.native as Message).fields.deliveryTag;
+
+const nameOf = (group: GroupRef): string => `group "${group.name}" of topic "${group.topic.name}"`;

@@ -1,0 +1,296 @@
+import {
+  type Clock,
+  InvalidMessageError,
+  MessageTooLargeError,
+  type Outcome,
+  PublishError,
+  type WaybillError,
+} from '@waybill/core/adapter';
+import type { ConfirmChannel, Message, Options } from 'amqplib';
+import { adapterName, brokerText, requestFailure, textOf } from './errors.ts';
+import type { Link } from './link.ts';
+
+/** A message on its way to an exchange. */
+export interface Parcel {
+  /** Named in errors. */
+  readonly topic: string;
+  readonly exchange: string;
+  readonly routingKey: string;
+  readonly body: Buffer;
+  readonly properties: Options.Publish;
+}
+
+export type Sent =
+  | { readonly status: 'stored' }
+  /** No queue is bound for it: the broker has dropped it. */
+  | { readonly status: 'unroutable' }
+  | {
+      readonly status: 'failed';
+      readonly outcome: Outcome;
+      readonly retryable: boolean;
+      readonly error: WaybillError;
+    };
+
+const stored: Sent = { status: 'stored' };
+const unroutable: Sent = { status: 'unroutable' };
+
+/** One parcel of a batch that is on its way. */
+interface Travelling {
+  readonly parcel: Parcel;
+  returned: boolean;
+  settle(result: Sent): void;
+}
+
+/** Publishes batches and waits for the broker's confirms, on a channel that is opened again when it was closed. */
+export class ConfirmSender {
+  readonly #link: Link;
+  readonly #clock: Clock;
+  /** Milliseconds. */
+  readonly #timeout: number;
+  #channel: Promise<SendChannel> | undefined;
+  /** The broker's `max_message_size`, once it has told us by closing a channel. */
+  #limit = Number.POSITIVE_INFINITY;
+
+  constructor(link: Link, clock: Clock, timeout: number) {
+    this.#link = link;
+    this.#clock = clock;
+    this.#timeout = timeout;
+  }
+
+  /** A result for each, in order; settles within the time-out, and a while more when the connection was blocked. */
+  async send(parcels: readonly Parcel[]): Promise<readonly Sent[]> {
+    if (!(await this.#link.whenUnblocked(this.#timeout))) {
+      const error = new PublishError(`the broker takes no messages at the moment: ${this.#link.blocked}`, {
+        adapter: adapterName,
+        outcome: 'not-sent',
+      });
+      return parcels.map(() => ({ status: 'failed', outcome: 'not-sent', retryable: true, error }));
+    }
+    let channel: SendChannel;
+    try {
+      channel = await this.#open();
+    } catch (cause) {
+      const error = requestFailure(cause, 'no channel to publish on');
+      return parcels.map(() => ({ status: 'failed', outcome: 'not-sent', retryable: true, error }));
+    }
+    const batch = new Batch(parcels.length);
+    const timer = this.#clock.setTimeout(() => batch.expire(), this.#timeout);
+    await this.#write(channel, parcels, batch);
+    const results = await batch.done;
+    timer.cancel();
+    return results;
+  }
+
+  async #write(channel: SendChannel, parcels: readonly Parcel[], batch: Batch): Promise<void> {
+    for (let i = 0; i < parcels.length; i++) {
+      const parcel = parcels[i] as Parcel;
+      if (batch.expired || channel.closed) {
+        batch.settle(i, notSent(parcel, batch.expired ? 'the broker did not take it in time' : channel.reason));
+      } else if (parcel.body.length > this.#limit) {
+        batch.settle(i, tooLarge(parcel, this.#limit));
+      } else {
+        const room = channel.publish({ parcel, returned: false, settle: (result) => batch.settle(i, result) });
+        if (!room) await Promise.race([channel.drained(), batch.over]);
+      }
+    }
+  }
+
+  #open(): Promise<SendChannel> {
+    if (this.#channel !== undefined) return this.#channel;
+    const opening = this.#link.model.createConfirmChannel().then(
+      (channel) =>
+        new SendChannel(channel, (limit) => {
+          this.#limit = Math.min(this.#limit, limit);
+        }),
+    );
+    this.#channel = opening;
+    const forget = (): void => {
+      if (this.#channel === opening) this.#channel = undefined;
+    };
+    opening.then((channel) => channel.onClose(forget), forget);
+    return opening;
+  }
+}
+
+/** The results of one call, gathered as the confirms come. */
+class Batch {
+  readonly done: Promise<readonly Sent[]>;
+  /** Resolves when the time is up. */
+  readonly over: Promise<void>;
+  expired = false;
+  readonly #results: (Sent | undefined)[];
+  #left: number;
+  readonly #resolve: (results: readonly Sent[]) => void;
+  readonly #end: () => void;
+
+  constructor(size: number) {
+    this.#results = new Array(size);
+    this.#left = size;
+    const done = Promise.withResolvers<readonly Sent[]>();
+    this.done = done.promise;
+    this.#resolve = done.resolve;
+    const over = Promise.withResolvers<void>();
+    this.over = over.promise;
+    this.#end = over.resolve;
+    if (size === 0) this.#resolve([]);
+  }
+
+  settle(index: number, result: Sent): void {
+    if (this.#results[index] !== undefined) return;
+    this.#results[index] = result;
+    this.#left--;
+    if (this.expired || this.#left === 0) this.#finish();
+  }
+
+  expire(): void {
+    this.expired = true;
+    this.#end();
+    this.#finish();
+  }
+
+  /** What was sent and not confirmed may be stored. Those not sent yet are settled by the loop that sends. */
+  #finish(): void {
+    if (this.#left > 0) {
+      const error = new PublishError('the broker did not confirm in time', {
+        adapter: adapterName,
+        outcome: 'unknown',
+      });
+      const unknown: Sent = { status: 'failed', outcome: 'unknown', retryable: true, error };
+      for (let i = 0; i < this.#results.length; i++) this.#results[i] ??= unknown;
+      this.#left = 0;
+    }
+    this.#resolve(this.#results as readonly Sent[]);
+  }
+}
+
+class SendChannel {
+  readonly #channel: ConfirmChannel;
+  /** Unconfirmed ones in the order they were sent, without those that have come back. */
+  readonly #travelling = new Set<Travelling>();
+  readonly #onLimit: (limit: number) => void;
+  #error: unknown;
+  #closed = false;
+  #waiting: (() => void)[] = [];
+
+  constructor(channel: ConfirmChannel, onLimit: (limit: number) => void) {
+    this.#channel = channel;
+    this.#onLimit = onLimit;
+    channel.on('error', (error) => {
+      this.#error = error;
+      const limit = sizeLimit(error);
+      if (limit !== undefined) this.#onLimit(limit);
+    });
+    channel.on('return', (message) => this.#comesBack(message));
+    channel.on('drain', () => this.#release());
+    channel.on('close', () => {
+      this.#closed = true;
+      this.#release();
+    });
+  }
+
+  get closed(): boolean {
+    return this.#closed;
+  }
+
+  get reason(): string {
+    return this.#error === undefined ? 'the connection was lost' : brokerText(this.#error);
+  }
+
+  onClose(listener: () => void): void {
+    if (this.#closed) listener();
+    else this.#channel.on('close', listener);
+  }
+
+  /** Resolves when there is room again, or will never be. */
+  drained(): Promise<void> {
+    if (this.#closed) return Promise.resolve();
+    return new Promise((resolve) => this.#waiting.push(resolve));
+  }
+
+  /** @returns false when the write buffer is full */
+  publish(one: Travelling): boolean {
+    const { exchange, routingKey, body, properties } = one.parcel;
+    try {
+      this.#travelling.add(one);
+      return this.#channel.publish(exchange, routingKey, body, properties, (error: unknown) => {
+        this.#travelling.delete(one);
+        if (error === null || error === undefined) one.settle(one.returned ? unroutable : stored);
+        else one.settle(this.#failure(one.parcel, error));
+      });
+    } catch (error) {
+      this.#travelling.delete(one);
+      one.settle(encodingFailure(one.parcel, error));
+      return true;
+    }
+  }
+
+  /** The broker says what it could not route before it confirms it, and in the order in which it was sent. */
+  #comesBack(message: Message): void {
+    const { exchange, routingKey } = message.fields;
+    const { messageId } = message.properties;
+    for (const one of this.#travelling) {
+      const { parcel } = one;
+      if (
+        parcel.exchange === exchange &&
+        parcel.routingKey === routingKey &&
+        parcel.properties.messageId === messageId &&
+        parcel.properties.mandatory === true
+      ) {
+        one.returned = true;
+        this.#travelling.delete(one);
+        return;
+      }
+    }
+  }
+
+  #failure(parcel: Parcel, error: unknown): Sent {
+    // amqplib's words for a basic.nack; everything else means that the channel ended before the confirm.
+    if (textOf(error) === 'message nacked') return notSent(parcel, 'the broker refused to store it (basic.nack)');
+    const limit = sizeLimit(this.#error);
+    if (limit !== undefined && parcel.body.length > limit) return tooLarge(parcel, limit);
+    const cause = this.#error ?? error;
+    return {
+      status: 'failed',
+      outcome: 'unknown',
+      retryable: true,
+      error: new PublishError(`topic "${parcel.topic}": not confirmed: ${this.reason}`, {
+        adapter: adapterName,
+        outcome: 'unknown',
+        cause,
+      }),
+    };
+  }
+
+  #release(): void {
+    const waiting = this.#waiting;
+    this.#waiting = [];
+    for (const resolve of waiting) resolve();
+  }
+}
+
+function notSent(parcel: Parcel, why: string): Sent {
+  const error = new PublishError(`topic "${parcel.topic}": not sent: ${why}`, {
+    adapter: adapterName,
+    outcome: 'not-sent',
+  });
+  return { status: 'failed', outcome: 'not-sent', retryable: true, error };
+}
+
+function tooLarge(parcel: Parcel, limit: number): Sent {
+  const error = new MessageTooLargeError(parcel.topic, parcel.body.length, limit, { adapter: adapterName });
+  return { status: 'failed', outcome: 'not-sent', retryable: false, error };
+}
+
+/** amqplib encodes before it writes: what throws there was not sent. */
+function encodingFailure(parcel: Parcel, cause: unknown): Sent {
+  if (cause instanceof RangeError || cause instanceof TypeError) {
+    const error = new InvalidMessageError('headers', textOf(cause), { adapter: adapterName, cause });
+    return { status: 'failed', outcome: 'not-sent', retryable: false, error };
+  }
+  return notSent(parcel, textOf(cause));
+}
+
+function sizeLimit(error: unknown): number | undefined {
+  const match = /message size \d+ is larger than configured max size (\d+)/.exec(textOf(error));
+  return match === null ? undefined : Number(match[1]);
+}

@@ -1,0 +1,55 @@
+import type { DeadLetter, Subscription } from '@waybill/core';
+import { orders } from './services/orders.ts';
+import { noted } from './timeline.ts';
+
+/** What each service does with every order. */
+const duties = [
+  ['inventory', 'reserved'],
+  ['payment', 'charged'],
+  ['shipping', 'packed'],
+  ['notification', 'confirmed'],
+] as const;
+
+export function allIsDone(): boolean {
+  const reminded = noted('notification', 'reminded of').length > 0;
+  return reminded && duties.every(([service, duty]) => noted(service, duty).length >= orders.length);
+}
+
+export function total(subscriptions: readonly Subscription[], name: 'deadLettered' | 'duplicates'): number {
+  return subscriptions.reduce((sum, subscription) => sum + subscription.stats()[name], 0);
+}
+
+export interface Outcome {
+  readonly subscriptions: readonly Subscription[];
+  /** What stood in the dead letters of inventory before they were redriven. */
+  readonly letters: readonly DeadLetter[];
+  readonly redriven: number;
+  readonly left: number;
+}
+
+/** Prints the totals; true when they are what they should be. */
+export function summarise({ subscriptions, letters, redriven, left }: Outcome): boolean {
+  const rows = subscriptions.map((one) => {
+    const { acked, retried, deadLettered, duplicates } = one.stats();
+    return [`${one.topic} → ${one.group}`, { acked, retried, deadLettered, duplicates }];
+  });
+  console.log();
+  console.table(Object.fromEntries(rows));
+
+  const [sent] = noted('orders', 'reminds of');
+  const [reminded] = noted('notification', 'reminded of');
+  const waited = reminded && sent ? reminded.at - sent.at : 0;
+  const once = ([service, duty]: readonly [string, string]): boolean =>
+    orders.every(({ orderId }) => noted(service, duty, orderId).length === 1);
+  const expectations: [what: string, met: boolean][] = [
+    ['every order was reserved, charged, packed and confirmed once', duties.every(once)],
+    ['o-2 was charged after two failures', noted('payment', 'failed with', 'o-2').length === 2],
+    ['o-3 failed three times', noted('inventory', 'failed with', 'o-3').length === 3],
+    ['o-3 was the only dead letter', letters.length === 1 && letters[0]?.id === 'o-3'],
+    ['o-3 was redriven, and no dead letter is left', redriven === 1 && left === 0],
+    ['o-4 was a duplicate to each of the four groups', total(subscriptions, 'duplicates') === duties.length],
+    [`the reminder waited for a second (${waited.toFixed(0)} ms)`, waited > 950 && waited < 2_000],
+  ];
+  for (const [what, met] of expectations) console.log(`${met ? '✓' : '✗'} ${what}`);
+  return expectations.every(([, met]) => met);
+}

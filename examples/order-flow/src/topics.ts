@@ -1,0 +1,15 @@
+import { randomUUID } from 'node:crypto';
+import { topic } from '@waybill/core';
+import { z } from 'zod';
+
+// New names in every run, so that the example can be repeated on one broker. A shop of your own says 'orders.placed'.
+const run = randomUUID().slice(0, 8);
+
+export const OrderPlaced = topic(`orders.placed.${run}`, {
+  schema: z.object({ orderId: z.string(), item: z.string(), total: z.number().positive() }),
+  key: (order) => order.orderId,
+});
+
+export const Reminder = topic(`reminders.${run}`, {
+  schema: z.object({ orderId: z.string(), text: z.string() }),
+});
