@@ -4,13 +4,7 @@ import { type ContractId, promises } from './contract.ts';
 import type { AdapterUnderTest } from './harness.ts';
 import { runBehaviour, selectBehaviours, timeoutOf } from './run.ts';
 import type { Behaviour } from './scenario.ts';
-
-declare module 'vitest' {
-  interface TaskMeta {
-    /** What the report of a run is made of. */
-    waybill?: { readonly adapter: string; readonly id: string; unsupported?: string };
-  }
-}
+import './suite-meta.ts';
 
 export interface SuiteOptions {
   /** Default: all. */

@@ -3,7 +3,7 @@
  * for one or two round trips however many others there are. A commit is repeated until the broker has it or the
  * partition is not ours any more.
  */
-import { type Clock, type Logger, sleep } from '@waybill/core/adapter';
+import { backOff, type Clock, type Logger, sleep } from '@waybill/core/adapter';
 import type { Driver, KafkaFailure, MemberRef } from './driver.ts';
 import { asFailure, isPassing } from './errors.ts';
 import type { PartitionLog } from './partition-log.ts';
@@ -32,8 +32,7 @@ interface Waiting {
 /** Between two memberships. */
 const notNow = 'not-now';
 
-const FIRST_BACK_OFF = 20;
-const LONGEST_BACK_OFF = 1_000;
+const backOffs = { initial: 20, max: 1_000 };
 
 export class Committer {
   readonly #options: CommitterOptions;
@@ -70,17 +69,16 @@ export class Committer {
 
   async #run(): Promise<void> {
     this.#running = true;
-    let backOff = FIRST_BACK_OFF;
+    let failures = 0;
     // What is settled in this turn of the event loop goes with the first commit.
     await Promise.resolve();
     while (this.#waiting.size > 0 && !this.#closed) {
       const round = this.#waiting;
       this.#waiting = new Map();
       if (await this.#round(round)) {
-        backOff = FIRST_BACK_OFF;
+        failures = 0;
       } else {
-        await sleep(this.#options.clock, backOff);
-        backOff = Math.min(LONGEST_BACK_OFF, backOff * 2);
+        await sleep(this.#options.clock, backOff(++failures, backOffs));
       }
     }
     this.#running = false;
@@ -96,7 +94,7 @@ export class Committer {
     }
     const me = member();
     if (logs.length === 0) return true;
-    const told = logs.map(({ changes }) => changes);
+    const told = logs.map(({ changes, tracker }) => ({ changes, position: tracker.position }));
     let results: readonly (KafkaFailure | typeof notNow | undefined)[];
     try {
       results =
@@ -119,7 +117,8 @@ export class Committer {
       const waiting = round.get(log);
       if (waiting === undefined) continue;
       if (failure === undefined) {
-        log.committed = told[index] ?? log.committed;
+        log.committed = told[index]?.changes ?? log.committed;
+        log.committedTo = told[index]?.position ?? log.committedTo;
         waiting.settle('applied');
       } else if (!log.alive) {
         waiting.settle('lost');

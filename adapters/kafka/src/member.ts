@@ -3,7 +3,7 @@
  * (see `assignment.ts`). The broker fences it: a member that was silent for a session is put out, and what it commits
  * after that is refused.
  */
-import { type Clock, type Logger, sleep, type Timer } from '@waybill/core/adapter';
+import { backOff, type Clock, type Logger, sleep, type Timer } from '@waybill/core/adapter';
 import {
   assign,
   decodeAssignment,
@@ -46,8 +46,7 @@ const HEARTBEAT = 400;
 /** How often the leader of the group looks whether topics have got more partitions. */
 const LOOK = 15_000;
 
-const FIRST_BACK_OFF = 100;
-const LONGEST_BACK_OFF = 2_000;
+const patience = { initial: 100, max: 2_000 };
 
 /** Refusals that will be the same for ever. */
 const final = new Set([
@@ -132,11 +131,11 @@ export class Member {
 
   async #run(joined: () => void, refused: (failure: KafkaFailure) => void): Promise<void> {
     const { signal } = this.#leaving;
-    let backOff = FIRST_BACK_OFF;
+    let failures = 0;
     while (!signal.aborted) {
       try {
         await this.#join();
-        backOff = FIRST_BACK_OFF;
+        failures = 0;
         joined();
         await this.#beat();
       } catch (error) {
@@ -149,8 +148,7 @@ export class Member {
           break;
         }
         this.#trouble(failure);
-        await sleep(this.#options.clock, backOff, signal);
-        backOff = Math.min(LONGEST_BACK_OFF, backOff * 2);
+        await sleep(this.#options.clock, backOff(++failures, patience), signal);
       }
     }
     this.#expiry?.cancel();

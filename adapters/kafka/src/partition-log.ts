@@ -9,6 +9,10 @@ export interface Item {
   attempt: number | undefined;
   /** In monotonic time; 0: at once. */
   notBefore: number;
+  /** Its copy (retry, dead letter) is stored: what is left is to commit. */
+  copied: boolean;
+  /** Done here, whether or not it is committed yet. */
+  done: boolean;
 }
 
 /** One partition while it is ours: what was read of it, and what of that is done. */
@@ -30,6 +34,8 @@ export class PartitionLog implements TopicPartition {
   changes = 0;
   /** Of these, what a confirmed commit has told. */
   committed = 0;
+  /** The position that a confirmed commit has told. */
+  committedTo: number;
   #ready: Item[] = [];
   #head = 0;
 
@@ -38,6 +44,7 @@ export class PartitionLog implements TopicPartition {
     this.partition = partition;
     this.unit = unit;
     this.next = offset;
+    this.committedTo = offset;
     this.tracker = new Tracker(offset, metadata);
   }
 
@@ -50,7 +57,7 @@ export class PartitionLog implements TopicPartition {
   accept(records: readonly FetchedRecord[], next: number): void {
     for (const record of records) {
       if (record.offset < this.next || !this.tracker.add(record.offset)) continue;
-      this.#ready.push({ log: this, record, attempt: undefined, notBefore: 0 });
+      this.#ready.push({ log: this, record, attempt: undefined, notBefore: 0, copied: false, done: false });
       this.bytes += weigh(record);
     }
     this.next = Math.max(this.next, next);
@@ -82,6 +89,7 @@ export class PartitionLog implements TopicPartition {
 
   /** Done for good, as soon as it is committed. */
   finish(item: Item): void {
+    item.done = true;
     this.inHand--;
     this.changes++;
     this.tracker.finish(item.record.offset);
@@ -89,6 +97,7 @@ export class PartitionLog implements TopicPartition {
 
   /** Back to its old place. */
   putBack(item: Item): void {
+    if (item.done || !this.alive) return;
     this.inHand--;
     let at = this.#head;
     while ((this.#ready[at]?.record.offset ?? Number.POSITIVE_INFINITY) < item.record.offset) at++;

@@ -94,13 +94,14 @@ export class Publisher {
   }
 
   async #place({ topic, partition, record }: Send): Promise<number | KafkaFailure> {
-    if (partition !== undefined) return partition;
     let count: number;
     try {
       count = (await this.#driver.partitions(topic)).length;
     } catch (error) {
       return this.#unsent(asFailure(error));
     }
+    // A retry topic may have fewer partitions than its source got later.
+    if (partition !== undefined) return partition % count;
     if (record.key !== null) return laneOfBytes(record.key, count);
     // By turns, so that the members of a group share what has no key.
     const turn = this.#turns.get(topic) ?? Math.floor(Math.random() * count);

@@ -2,7 +2,7 @@
  * Reads the partitions that a member of a group owns, or all of them for a reader without group: fetches ahead within
  * bounds, knows what is done, commits it, and starts and stops with the assignment.
  */
-import { type Clock, type Logger, sleep } from '@waybill/core/adapter';
+import { backOff, type Clock, type Logger, sleep } from '@waybill/core/adapter';
 import { type CommitResult, Committer } from './commits.ts';
 import { type Committed, type Driver, type FetchLink, KafkaFailure, type TopicPartition } from './driver.ts';
 import { asFailure, isNetwork, isPassing } from './errors.ts';
@@ -50,8 +50,7 @@ const FETCH_WAIT = 200;
 /** Bytes of one partition in one answer. */
 const LARGEST_FETCH = 1_048_576;
 const SMALLEST_FETCH = 65_536;
-const FIRST_BACK_OFF = 50;
-const LONGEST_BACK_OFF = 2_000;
+const backOffs = { initial: 50, max: 2_000 };
 /** How often a reader without group looks for new partitions. */
 const LOOK = 15_000;
 
@@ -343,7 +342,7 @@ export class Reader {
   async #persist(work: () => Promise<void>): Promise<void> {
     const { clock, events } = this.#options;
     const { signal } = this.#closing;
-    for (let backOff = FIRST_BACK_OFF; !signal.aborted; backOff = Math.min(LONGEST_BACK_OFF, backOff * 2)) {
+    for (let failures = 1; !signal.aborted; failures++) {
       try {
         await work();
         return;
@@ -355,7 +354,7 @@ export class Reader {
           return;
         }
         if (isNetwork(failure)) this.#interrupted(failure);
-        await sleep(clock, backOff, signal);
+        await sleep(clock, backOff(failures, backOffs), signal);
       }
     }
   }
@@ -376,7 +375,7 @@ export class Reader {
   async #loop(broker: number): Promise<void> {
     const { clock } = this.#options;
     const { signal } = this.#closing;
-    let backOff = FIRST_BACK_OFF;
+    let failures = 0;
     while (!signal.aborted) {
       try {
         const seen = this.#pokes;
@@ -387,7 +386,7 @@ export class Reader {
           continue;
         }
         await this.#fetchOnce(broker, wanted);
-        backOff = FIRST_BACK_OFF;
+        failures = 0;
       } catch (error) {
         if (signal.aborted) return;
         const failure = asFailure(error);
@@ -397,8 +396,7 @@ export class Reader {
         }
         if (isNetwork(failure)) this.#interrupted(failure);
         for (const topic of this.#options.topics) this.#options.driver.forget(topic);
-        await sleep(clock, backOff, signal);
-        backOff = Math.min(LONGEST_BACK_OFF, backOff * 2);
+        await sleep(clock, backOff(++failures, backOffs), signal);
         void this.#ensureLoops().catch(() => {});
       }
     }

@@ -146,6 +146,11 @@ export function delayedRecord(
   };
 }
 
+/** What goes from one delay level to the next. */
+export function copyDelayed(record: FetchedRecord): OutgoingRecord {
+  return { key: record.key, value: record.value ?? none, headers: record.headers, timestamp: record.timestamp };
+}
+
 /** What leaves the delay levels: as it was before it went in. */
 export function arrivedRecord(record: FetchedRecord): OutgoingRecord {
   const published = integer(headerText(record.headers, wireHeaders.publishedAt));

@@ -1,5 +1,6 @@
 /** Topics and groups: their names, how they are made, and where a new group starts. */
 import {
+  backOff,
   type Clock,
   ConfigError,
   checkOptions,
@@ -204,32 +205,36 @@ export class Topology {
 
   async #create(topics: readonly NewTopic[]): Promise<void> {
     if (topics.length === 0) return;
-    const { driver, settings, clock } = this.#options;
+    const { driver, settings } = this.#options;
     const results = await this.#ask('creating topics', () => driver.createTopics(topics));
     for (const [name, failure] of results) {
       // Somebody else has made it meanwhile.
       if (failure === undefined || failure.code === 'TOPIC_ALREADY_EXISTS') continue;
       throw toWaybillError(failure, `topic "${name}" cannot be made`, settings.target);
     }
-    // The controller has made them; the brokers hear of it a moment later.
+    await this.#untilLed(topics.map(({ topic }) => topic));
+  }
+
+  /** The controller has made them; the brokers that are to lead them hear of it a moment later. */
+  async #untilLed(names: readonly string[]): Promise<void> {
+    const { driver, settings, clock } = this.#options;
     const giveUp = clock.monotonic() + settings.requestTimeout;
-    const names = topics.map(({ topic }) => topic);
-    for (;;) {
-      const found = await this.#ask('creating topics', () => driver.describeTopics(names));
-      const late = names.find((name) => {
-        const partitions = found.get(name);
-        return (
-          partitions === undefined ||
-          partitions instanceof KafkaFailure ||
-          partitions.some(({ leader }) => leader === undefined)
-        );
+    for (let failures = 1; ; failures++) {
+      const late = await this.#ask('creating topics', async () => {
+        const found = await driver.describeTopics(names);
+        const partitions: TopicPartition[] = [];
+        for (const topic of names) {
+          const known = found.get(topic);
+          if (known === undefined || known instanceof KafkaFailure) return known ?? notLed(topic);
+          if (known.some(({ leader }) => leader === undefined)) return notLed(topic);
+          for (const { partition } of known) partitions.push({ topic, partition });
+        }
+        const ends = await driver.offsets(partitions.map((one) => ({ ...one, at: 'latest' as const })));
+        return ends.find((end) => end instanceof KafkaFailure);
       });
       if (late === undefined) return;
-      if (clock.monotonic() > giveUp) {
-        const failure = new KafkaFailure('LEADER_NOT_AVAILABLE', `topic "${late}" has no leader yet`, { sent: true });
-        throw toWaybillError(failure, 'creating topics', settings.target);
-      }
-      await sleep(clock, 20);
+      if (clock.monotonic() > giveUp) throw toWaybillError(late, 'creating topics', settings.target);
+      await sleep(clock, backOff(failures, { initial: 10, max: 500 }));
     }
   }
 
@@ -371,6 +376,9 @@ export class Topology {
     }
   }
 }
+
+const notLed = (topic: string): KafkaFailure =>
+  new KafkaFailure('LEADER_NOT_AVAILABLE', `topic "${topic}" has no leader yet`, { sent: true });
 
 /** Of a topic that loses nothing by itself; what is done in it is deleted by whoever has done it (RET-01). */
 const kept = (bytes: number): Record<string, string> => ({

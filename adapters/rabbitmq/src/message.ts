@@ -61,10 +61,11 @@ export function fromMessage(message: Message): Content {
   };
 }
 
-/** How many times a quorum queue has handed out the message, this time included; other queues do not count. */
-export function deliveriesOf(message: Message): number | undefined {
+/** How many times a quorum queue has handed out the message, this time included. */
+export function deliveriesOf(message: Message): number {
+  // It counts returns, and says nothing the first time.
   const returned: unknown = message.properties.headers?.['x-delivery-count'];
-  return typeof returned === 'number' ? returned + 1 : undefined;
+  return typeof returned === 'number' ? returned + 1 : 1;
 }
 
 export function toDeadLetter(message: Message): DeadLetterRecord {

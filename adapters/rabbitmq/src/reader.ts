@@ -10,6 +10,15 @@ const reopenDelay = { initial: 50, max: 5_000 };
 /** What is asked for before anything is known about the size of messages, where it can be raised later. */
 const firstCredit = 64;
 
+/** Where a message was read. */
+export interface Origin {
+  readonly lane: string;
+  /** Whether its queue counts deliveries. */
+  readonly counts: boolean;
+  /** Whether it was set apart. */
+  readonly alone: boolean;
+}
+
 /** A message in this member's hands, with the channel it must be settled on. */
 export class RabbitDelivery implements Delivery {
   readonly lane: string;
@@ -31,9 +40,9 @@ export class RabbitDelivery implements Delivery {
   /** Monotonic milliseconds. */
   readonly arrivedAt: number;
 
-  constructor(lane: string, message: Message, from: DeliveryChannel, alone: boolean, arrivedAt: number) {
+  constructor(message: Message, from: DeliveryChannel, origin: Origin, arrivedAt: number) {
     const content: Content = fromMessage(message);
-    this.lane = lane;
+    this.lane = origin.lane;
     this.id = content.id;
     this.key = content.key;
     this.type = content.type;
@@ -43,8 +52,8 @@ export class RabbitDelivery implements Delivery {
     this.publishedAt = content.publishedAt;
     this.expiresAt = content.expiresAt;
     this.attempt = content.attempt;
-    this.deliveries = deliveriesOf(message);
-    this.alone = alone;
+    this.deliveries = origin.counts ? deliveriesOf(message) : undefined;
+    this.alone = origin.alone;
     this.position = content.position;
     this.native = message;
     this.from = from;
@@ -54,8 +63,7 @@ export class RabbitDelivery implements Delivery {
 }
 
 export interface ReaderOptions {
-  /** Its deliveries' lane. */
-  readonly lane: string;
+  readonly origin: Origin;
   readonly queue: string;
   /**
    * Whether order is kept by being the queue's single active consumer. Such a consumer may not be cancelled while its
@@ -276,7 +284,7 @@ export class QueueReader {
   #arrive(channel: DeliveryChannel, message: Message): void {
     if (channel !== this.#channel || !channel.alive) return;
     const { clock } = this.#host;
-    this.#keep(new RabbitDelivery(this.options.lane, message, channel, false, clock.monotonic()));
+    this.#keep(new RabbitDelivery(message, channel, this.options.origin, clock.monotonic()));
     this.#weigh(message.content.length);
     this.#host.arrived();
   }

@@ -183,19 +183,18 @@ export class RabbitReceiver implements Receiver, ReaderHost {
   }
 
   opened(reader: QueueReader): void {
-    const { lane } = reader.options;
-    this.#parts.events.assigned([lane]);
+    this.#parts.events.assigned([reader.options.origin.lane]);
     if (this.#down.delete(reader) && this.#down.size === 0) this.#parts.events.restored();
   }
 
   lost(reader: QueueReader, ending: Ending, handed: number): void {
     const { source, events } = this.#parts;
-    const { lane, queue } = reader.options;
+    const { origin, queue } = reader.options;
     const group = `group "${source.group.name}" of topic "${source.group.topic.name}"`;
     const why = endingText(ending, queue);
     if (handed > 0) {
       const what = `${group}: the messages in hand went back to the broker: ${why}`;
-      events.lost([lane], new LeaseLostError(what, { adapter: adapterName }));
+      events.lost([origin.lane], new LeaseLostError(what, { adapter: adapterName }));
     }
     // Closed by ourselves, to open again at once.
     if (ending.kind === 'closed' && ending.error === undefined && this.link.isUp) return;
@@ -236,8 +235,10 @@ export class RabbitReceiver implements Receiver, ReaderHost {
 
   async #openReader(queue: string, inOrder: boolean): Promise<void> {
     if (this.#closing) return;
-    const { prefetch, prefetchBytes } = this.#parts.source;
-    const reader = new QueueReader({ lane: queue, queue, inOrder, prefetch, prefetchBytes }, this);
+    const { source, countsDeliveries } = this.#parts;
+    const { prefetch, prefetchBytes, group } = source;
+    const origin = { lane: queue, counts: countsDeliveries && !group.temporary, alone: false };
+    const reader = new QueueReader({ origin, queue, inOrder, prefetch, prefetchBytes }, this);
     this.#readers.set(queue, reader);
     try {
       await reader.start();
@@ -398,7 +399,8 @@ export class RabbitReceiver implements Receiver, ReaderHost {
       const message = await channel.channel.get(place.alone);
       if (message === false) return undefined;
       channel.handed++;
-      return new RabbitDelivery(place.alone, message, channel, true, this.clock.monotonic());
+      const origin = { lane: place.alone, counts: true, alone: true };
+      return new RabbitDelivery(message, channel, origin, this.clock.monotonic());
     } catch (error) {
       const failure = requestFailure(error, `messages set apart of group "${source.group.name}"`);
       if (failure.code === 'CONFIG') await this.repair();

@@ -201,20 +201,40 @@ const redriveToAll: Fault = {
 
 const strikeOutFirst: Fault = {
   name: 'strikes out before it redrives',
-  wrong: 'dead letters are removed first and sent to their group afterwards, so a cut between the two loses them',
+  wrong: 'dead letters are removed whether or not they reached their group, so a cut in the middle loses the rest',
   caughtBy: ['DLQ-04'],
   plant: () =>
     scans((scan, { group, connection }) => ({
       async redrive(records) {
-        const results = await scan.purge(records);
-        for (const record of records) {
+        for (const [at, record] of records.entries()) {
           await sleep(systemClock, 10);
-          await connection.publish([{ ...copyOf(group, record), expiresAt: undefined }]).catch(() => undefined);
+          try {
+            await scan.redrive([record]);
+          } catch {
+            void strikeOut(connection, group, new Set(records.slice(at).map(({ details }) => details.entry)));
+            break;
+          }
         }
-        return results;
+        return records.map((): SettleResult => 'applied');
       },
     })),
 };
+
+/** Removes entries as soon as the broker can be reached. */
+async function strikeOut(connection: Connection, group: GroupRef, entries: ReadonlySet<string>): Promise<void> {
+  for (let tries = 0; tries < 100; tries++) {
+    await sleep(systemClock, 20);
+    try {
+      const scan = await connection.openDeadLetters(group);
+      const found = await scan.next(1_000);
+      await scan.purge(found.filter(({ details }) => entries.has(details.entry)));
+      await scan.close();
+      return;
+    } catch {
+      // Still cut.
+    }
+  }
+}
 
 /** Shows a delivery of a redriven message as `change` makes it. */
 function redriven(change: (record: DeadLetterRecord) => { attempt?: number; expiresAt?: number | undefined }): Plant {

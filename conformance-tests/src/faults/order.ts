@@ -88,30 +88,29 @@ const redeliverLast: Fault = {
   },
 };
 
-/** Milliseconds after which a handler counts as slow. */
+/** Milliseconds after which a message counts as slow. */
 const slow = 300;
 
 const slowBlocks: Fault = {
-  name: 'lets a slow key block',
-  wrong: 'a message that stays in hand for long keeps the other keys from being handed out',
+  name: 'lets a failing key block',
+  wrong: 'a message that is not done for long keeps the other keys from being handed out',
   caughtBy: ['ORD-02'],
   plant: () => ({
     receiver: (inner) => {
-      const since = new Map<Delivery, number>();
+      const since = new Map<string, number>();
       const blocked = (): boolean => [...since.values()].some((at) => systemClock.monotonic() - at > slow);
       return {
         async receive(_max, finish) {
-          if (blocked()) {
-            await sleep(systemClock, slow, finish);
-            return [];
-          }
-          // One at a time, so that nothing is in hand already when the block begins.
+          if (blocked()) await sleep(systemClock, slow, finish);
+          // One at a time, so that little is in hand already when the block begins.
           const deliveries = await inner.receive(1, finish);
-          for (const delivery of deliveries) since.set(delivery, systemClock.monotonic());
+          for (const { id = '' } of deliveries) if (!since.has(id)) since.set(id, systemClock.monotonic());
           return deliveries;
         },
         async settle(batch) {
-          for (const one of batch) since.delete(one.delivery);
+          for (const { verb, delivery } of batch) {
+            if (verb === 'ack' || verb === 'deadLetter') since.delete(delivery.id ?? '');
+          }
           return inner.settle(batch);
         },
       };

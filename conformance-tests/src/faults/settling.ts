@@ -1,4 +1,4 @@
-import type { Delivery, SettleResult } from '@waybill/core';
+import type { Delivery, Settlement, SettleResult } from '@waybill/core';
 import { type Fault, settlesThrough, showsThrough } from './plant.ts';
 
 const ackOnReceive: Fault = {
@@ -35,28 +35,33 @@ const commitPastGap: Fault = {
     receiver: (inner) => {
       let inHand: Delivery[] = [];
       const committed = new Set<Delivery>();
+      const settleOne = async (one: Settlement): Promise<SettleResult> => {
+        if (committed.has(one.delivery)) return 'applied';
+        const below = one.verb === 'ack' ? inHand.slice(0, Math.max(0, inHand.indexOf(one.delivery))) : [];
+        for (const delivery of below) committed.add(delivery);
+        inHand = inHand.filter((delivery) => delivery !== one.delivery && !committed.has(delivery));
+        const results = await inner.settle([...below.map((delivery) => ({ verb: 'ack' as const, delivery })), one]);
+        return results.at(-1) ?? 'unknown';
+      };
+      let turn: Promise<unknown> = Promise.resolve();
       return {
         async receive(max, finish) {
           const deliveries = await inner.receive(max, finish);
           inHand.push(...deliveries);
           return deliveries;
         },
-        async settle(batch) {
-          const results: SettleResult[] = [];
-          for (const one of batch) {
-            if (committed.has(one.delivery)) {
-              results.push('applied');
-              continue;
-            }
-            if (one.verb === 'ack') {
-              const below = inHand.slice(0, inHand.indexOf(one.delivery));
-              await inner.settle(below.map((delivery) => ({ verb: 'ack', delivery })));
-              for (const delivery of below) committed.add(delivery);
-            }
-            inHand = inHand.filter((delivery) => delivery !== one.delivery);
-            results.push(...(await inner.settle([one])));
-          }
+        settle(batch) {
+          const results = turn.then(async () => {
+            const done: SettleResult[] = [];
+            for (const one of batch) done.push(await settleOne(one));
+            return done;
+          });
+          turn = results.catch(() => {});
           return results;
+        },
+        async extend(deliveries) {
+          const renewed = await inner.extend?.(deliveries);
+          return deliveries.map((one, at) => (committed.has(one) ? Number.POSITIVE_INFINITY : renewed?.[at]));
         },
       };
     },

@@ -50,7 +50,7 @@ import type {
   SubscribeOptions,
   Subscription,
 } from './types.ts';
-import { checkOrder, encodeMessage } from './validate.ts';
+import { checkOrder, encodeMessage, keyOf } from './validate.ts';
 
 export interface BusSetup {
   readonly adapter: string;
@@ -84,8 +84,8 @@ export class ConnectedBus implements Bus, ConnectionEvents {
   #publishing = 0;
   #published: (() => void) | undefined;
   /** Per topic, the end of those that wait before they can be sent. */
-  readonly #lines = new Map<TopicDefinition, Promise<void>>();
-  /** When the last delayed publish of this bus is due, in wall time. */
+  readonly #lines = new Map<string, Promise<void>>();
+  /** When the last delayed publish or retry of this bus is due, in wall time. */
   #dueUntil = 0;
   #endClosed: () => void;
 
@@ -190,6 +190,7 @@ export class ConnectedBus implements Bus, ConnectionEvents {
   }
 
   async seek(topic: AnyTopic | string, group: string, to: Position): Promise<void> {
+    this.#checkOpen();
     const { log } = this.capabilities;
     if (!log.supported) throw new UnsupportedError('log', this.#setup.adapter, log.reason);
     checkPosition(to);
@@ -300,7 +301,7 @@ export class ConnectedBus implements Bus, ConnectionEvents {
     const encoded = encodeMessage(definition, known ?? this.#topics.declared(definition), data, options, context);
     this.#publishing++;
     try {
-      const line = this.#lines.get(definition);
+      const line = this.#lines.get(definition.name);
       const ready = known !== undefined && line === undefined && !(encoded instanceof Promise);
       return await this.#send(definition, ready ? encoded : await this.#inLine(definition, encoded, options), options);
     } finally {
@@ -310,7 +311,7 @@ export class ConnectedBus implements Bus, ConnectionEvents {
   }
 
   async #send(definition: TopicDefinition, message: OutgoingMessage, options: PublishOptions): Promise<Receipt> {
-    if (message.deliverAt !== undefined && message.deliverAt > this.#dueUntil) this.#dueUntil = message.deliverAt;
+    if (message.deliverAt !== undefined) this.#due(message.deliverAt);
     try {
       return await this.#queue.send(message, { signal: options.signal });
     } catch (error) {
@@ -331,14 +332,14 @@ export class ConnectedBus implements Bus, ConnectionEvents {
   ): Promise<OutgoingMessage> {
     const prepared = this.#prepare(definition, encoded, options);
     prepared.catch(() => {});
-    const turn = (this.#lines.get(definition) ?? Promise.resolve()).then(() => prepared);
+    const turn = (this.#lines.get(definition.name) ?? Promise.resolve()).then(() => prepared);
     const line: Promise<void> = turn.then(
       () => {},
       () => {},
     );
-    this.#lines.set(definition, line);
+    this.#lines.set(definition.name, line);
     void line.then(() => {
-      if (this.#lines.get(definition) === line) this.#lines.delete(definition);
+      if (this.#lines.get(definition.name) === line) this.#lines.delete(definition.name);
     });
     return turn;
   }
@@ -373,12 +374,11 @@ export class ConnectedBus implements Bus, ConnectionEvents {
     options: PublishOptions,
   ): Promise<Receipt> {
     const type = options.type ?? definition.event;
-    const key = options.key ?? definition.key?.(data, type);
     const outgoing: Outgoing = {
       topic: definition.name,
       data,
       id: options.id ?? randomUUID(),
-      key: typeof key === 'string' ? key : undefined,
+      key: keyOf(definition, data, type, options.key),
       type,
       headers: { ...options.headers },
     };
@@ -399,11 +399,15 @@ export class ConnectedBus implements Bus, ConnectionEvents {
     this.#checkOpen();
     const { adapter, clock, logger, topology } = this.#setup;
     const definition = this.#definition(topic);
+    if (definition.event !== undefined) {
+      throw new ConfigError('topic', `subscribe to "${definition.name}" itself: every event of it comes to its groups`);
+    }
     const settings = compileSubscribeOptions(options, {
       adapter,
       capabilities: this.capabilities,
       middleware: this.#setup.options.middleware?.consume ?? [],
       idempotency: this.#setup.options.idempotency,
+      logger,
     });
     const temporary = settings.group === undefined;
     const group = settings.group ?? `broadcast-${randomUUID()}`;
@@ -450,6 +454,7 @@ export class ConnectedBus implements Bus, ConnectionEvents {
           settings.middleware,
           settings.batch.asked,
         ),
+        due: (at) => this.#due(at),
         connection: this.#connection,
         groupRef: { topic: on, name: group, temporary },
         givesBackRunning: stream,
@@ -476,12 +481,13 @@ export class ConnectedBus implements Bus, ConnectionEvents {
   }
 
   async #quiet(): Promise<boolean> {
-    if (this.#dueUntil > this.#setup.clock.now()) return false;
+    const overdue = this.#setup.clock.now() - this.#dueUntil;
+    if (overdue < 0) return false;
     const members = [...this.#members.values()].filter((member) => member.state !== 'failed');
     if (members.some((member) => !member.idle)) return false;
     for (const member of members) {
-      const { waiting, delayed, inFlight } = await this.lag(member.topic, member.group);
-      if (waiting + delayed + inFlight > 0) return false;
+      const { waiting, delayed, inFlight, exact } = await this.lag(member.topic, member.group);
+      if (waiting + delayed + inFlight > 0 || (!exact && overdue < arrival)) return false;
     }
     return members.every((member) => member.idle) && this.#queue.pending === 0;
   }
@@ -518,6 +524,10 @@ export class ConnectedBus implements Bus, ConnectionEvents {
     return definition;
   }
 
+  #due(at: number): void {
+    if (at > this.#dueUntil) this.#dueUntil = at;
+  }
+
   #checkOpen(): void {
     if (this.#state !== 'open') throw new ClosedError('the bus');
   }
@@ -527,6 +537,9 @@ export class ConnectedBus implements Bus, ConnectionEvents {
     if (this.#state === 'closed') throw new ClosedError('the bus');
   }
 }
+
+/** How long a message may be on its way when its time has come and the broker cannot tell, in milliseconds. */
+const arrival = 1_000;
 
 const memberKey = (topic: string, group: string): string => `${topic}\0${group}`;
 

@@ -8,10 +8,10 @@ import type {
 } from './adapter.ts';
 import { type Clock, sleep } from './clock.ts';
 import type { Codec } from './codec.ts';
+import { decodeBare } from './decode.ts';
 import { ConfigError, ConnectionError, WaybillError } from './errors.ts';
 import { backOff } from './retry.ts';
 import { checkOptions } from './url.ts';
-import { decodeBare } from './validate.ts';
 import type { DeadLetterReason } from './wire.ts';
 
 /** A message that a group has given up on (DLQ-01). */

@@ -15,6 +15,7 @@ export * from './errors.ts';
 export {
   type Claim,
   type ClaimOutcome,
+  type Fence,
   type IdempotencyStore,
   type MemoryStoreOptions,
   memoryStore,

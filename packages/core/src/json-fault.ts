@@ -35,35 +35,38 @@ function faultIn(value: unknown, depth: number, above: readonly object[]): JsonF
 }
 
 function faultInObject(value: object, depth: number, above: readonly object[]): JsonFault | undefined {
-  if (depth > deep) {
-    if (above.includes(value)) return here('contains itself');
-    // biome-ignore lint/style/noParameterAssign: a list of its own for each branch of the walk
-    above = [...above, value];
-  }
-  if (Array.isArray(value)) {
-    for (let i = 0; i < value.length; i++) {
-      const fault = faultIn(value[i], depth + 1, above);
-      if (fault !== undefined) return { path: `[${i}]${fault.path}`, problem: fault.problem };
-    }
-    return undefined;
-  }
+  if (depth > deep && above.includes(value)) return here('contains itself');
   if (!isPlain(value)) {
     const problem = classFault(value);
     if (problem !== undefined) return here(problem);
   }
   if (typeof (value as { toJSON?: unknown }).toJSON === 'function') return undefined;
+  const below = depth > deep ? [...above, value] : above;
+  return Array.isArray(value) ? faultInList(value, depth, below) : faultInMembers(value, depth, below);
+}
+
+function faultInList(list: readonly unknown[], depth: number, above: readonly object[]): JsonFault | undefined {
+  for (let i = 0; i < list.length; i++) {
+    const fault = faultIn(list[i], depth + 1, above);
+    if (fault !== undefined) return { path: `[${i}]${fault.path}`, problem: fault.problem };
+  }
+  return undefined;
+}
+
+function faultInMembers(value: object, depth: number, above: readonly object[]): JsonFault | undefined {
   for (const name of Object.keys(value)) {
     const member = (value as Record<string, unknown>)[name];
     // Left out by JSON, and read as undefined by whoever looks for it: nothing is lost.
-    if (member === undefined || typeof member === 'string') continue;
+    if (member === undefined) continue;
     const fault = faultIn(member, depth + 1, above);
     if (fault !== undefined) return { path: `${step(name)}${fault.path}`, problem: fault.problem };
   }
   return undefined;
 }
 
-/** Made by a literal, in this or another realm: what it inherits from inherits nothing. */
+/** A list, or made by a literal in this or another realm: what it inherits from inherits nothing. */
 function isPlain(value: object): boolean {
+  if (Array.isArray(value)) return true;
   const prototype: unknown = Object.getPrototypeOf(value);
   return prototype === Object.prototype || prototype === null || Object.getPrototypeOf(prototype) === null;
 }

@@ -1,9 +1,11 @@
 /** `@waybill/core/adapter`: everything that the author of an adapter imports. */
 export type * from './adapter.ts';
+export { Alarm } from './alarm.ts';
 export { type Clock, sleep, systemClock, type Timer } from './clock.ts';
 export { type Duration, duration } from './duration.ts';
 export * from './errors.ts';
 export { Fifo } from './fifo.ts';
+export { Heap } from './heap.ts';
 export { type Logger, silent } from './logger.ts';
 export { checkName, nameMaker, splitName } from './names.ts';
 export { backOff } from './retry.ts';

@@ -77,8 +77,7 @@ export function checkHeaders(headers: Readonly<Record<string, string>> | undefin
 
 function checkHeader(name: string, value: unknown): string | undefined {
   if (name === '') return 'has an empty name';
-  if (name.length > limits.headerName)
-    return `has a name of ${name.length} characters; the limit is ${limits.headerName}`;
+  if (name.length > limits.headerName) return `has a name of over ${limits.headerName} characters`;
   if (!token.test(name)) return "has a character in its name other than letters, digits and !#$%&'*+-.^_`|~";
   if (name.startsWith(headerPrefix)) return `begins with ${headerPrefix}, which is reserved`;
   // Assigned to an object it would vanish, here or in somebody's consumer.
@@ -93,3 +92,6 @@ export function nameOf(value: unknown): string {
   if (Array.isArray(value)) return 'an array';
   return typeof value === 'object' ? 'an object' : typeof value === 'undefined' ? 'undefined' : `a ${typeof value}`;
 }
+
+/** What somebody threw, in words. */
+export const textOf = (error: unknown): string => (error instanceof Error ? error.message : nameOf(error));

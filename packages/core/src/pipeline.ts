@@ -43,6 +43,8 @@ export interface PipelineSetup {
   readonly handle: (messages: readonly ReceivedMessage[], signal: AbortSignal | undefined) => unknown;
   /** There may be room for more, or something else worth a look. */
   readonly changed: () => void;
+  /** A message comes again at this wall time, for `bus.idle()`. */
+  readonly due: (at: number) => void;
   /** The subscription cannot go on (`invalid: 'stop'`). */
   readonly failed: (error: WaybillError) => void;
 }
@@ -335,6 +337,7 @@ export class Pipeline implements HeldBy {
     settled: (result: 'applied' | 'lost') => void = ignore,
   ): void {
     if (!this.setup.inPlace) {
+      this.setup.due(this.setup.clock.now() + after);
       this.settle(held, { verb: 'giveBack', delivery: held.delivery, after, attempt }, count, settled);
       // The broker keeps the key waiting; what we have of it already goes back behind.
       if (this.setup.ordered) this.#abandonBuffered((other) => sameKey(held, other));

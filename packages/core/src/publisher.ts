@@ -286,8 +286,8 @@ export class PublishQueue {
   #add(batch: Batch, publish: Publish): boolean {
     const { maxMessages, maxBytes } = this.#options.capabilities.publish;
     const { publishes } = batch;
-    if (publishes.length > 0 && (publishes.length >= maxMessages || batch.bytes + publish.bytes > maxBytes))
-      return false;
+    const full = publishes.length >= maxMessages || batch.bytes + publish.bytes > maxBytes;
+    if (full && publishes.length > 0) return false;
     publishes.push(publish);
     batch.bytes += publish.bytes;
     return true;

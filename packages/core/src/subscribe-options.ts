@@ -1,6 +1,7 @@
 import type { Capabilities, Position } from './adapter.ts';
 import { duration } from './duration.ts';
 import { ConfigError, UnsupportedError } from './errors.ts';
+import type { Logger } from './logger.ts';
 import { checkName } from './names.ts';
 import { type CompiledRetry, compileRetry } from './retry.ts';
 import type { BatchOptions, ConsumeMiddleware, IdempotencyOptions, SubscribeOptions } from './types.ts';
@@ -56,6 +57,7 @@ export interface SubscribeDefaults {
   readonly capabilities: Capabilities;
   readonly middleware: readonly ConsumeMiddleware[];
   readonly idempotency: IdempotencyOptions['store'] | undefined;
+  readonly logger: Logger;
 }
 
 /** @throws ConfigError naming the option; UnsupportedError where the broker has no way */
@@ -82,7 +84,9 @@ export function compileSubscribeOptions(
       `${lease} ms is outside of what ${adapter} can do: ${capabilities.lease.min} to ${capabilities.lease.max} ms`,
     );
   }
-  const retry = compileRetry(options.retry);
+  const retry = compileRetry(options.retry, {
+    onFault: (error) => defaults.logger.error('retry.delay failed; the default delay is used', { error }),
+  });
   if (retry.longest > capabilities.maxDelay) {
     throw new UnsupportedError(
       'maxDelay',

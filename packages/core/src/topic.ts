@@ -222,7 +222,10 @@ function made(definition: TopicDefinition, more: object = {}): AnyTopic {
  * @throws ConfigError for a bad name, or something that `topic()` did not make
  */
 export function resolveTopic(topic: AnyTopic | string): TopicDefinition {
-  if (typeof topic === 'string') return byName(topic);
+  if (typeof topic === 'string') {
+    checkName('topic', topic);
+    return define(topic, {});
+  }
   const definition = (topic as { [definitionOf]?: TopicDefinition } | null | undefined)?.[definitionOf];
   if (definition === undefined) {
     throw new ConfigError('topic', 'is neither a name nor made by topic(name, …)');
@@ -230,20 +233,10 @@ export function resolveTopic(topic: AnyTopic | string): TopicDefinition {
   return definition;
 }
 
-/** A name means the same definition each time, so that what is known about a definition is known for the name. */
-const named = new Map<string, TopicDefinition>();
-/** Enough for the topics of a service; one that makes up names as it goes has no use for the memory. */
-const mostNamed = 1_000;
-
-function byName(name: string): TopicDefinition {
-  let definition = named.get(name);
-  if (definition === undefined) {
-    checkName('topic', name);
-    definition = define(name, {});
-    if (named.size === mostNamed) named.clear();
-    named.set(name, definition);
-  }
-  return definition;
+/** The schema for messages of this type; `undefined` where there is none. */
+export function schemaFor({ schema, types }: TopicDefinition, type: string | undefined): StandardSchema | undefined {
+  if (types === undefined) return schema;
+  return type !== undefined && Object.hasOwn(types, type) ? types[type] : undefined;
 }
 
 /** A subscription that has not been started: what `consumer()` makes and `bus.subscribe` takes. */

@@ -76,7 +76,8 @@ export type PublishResult =
 
 export interface Publisher {
   /**
-   * Publishes one message; resolves when the broker has stored it for every group that exists (PUB-01).
+   * Publishes one message; resolves when the broker has stored it for every group that exists (PUB-01). Bytes given
+   * as data are not copied: leave them unchanged until then.
    *
    * @throws InvalidMessageError, MessageTooLargeError, ConfigError, UnsupportedError at the call, nothing is sent
    * @throws PublishTimeoutError after `publishTimeout`; `outcome` says whether it may be stored

@@ -64,12 +64,8 @@ function parseHost(text: string, doubtful: boolean): { host: string; port: numbe
   const match = /^(\[[0-9a-f:.]+\]|[^:[\]]+)(?::(\d{1,5}))?$/i.exec(text);
   const port = match?.[2] === undefined ? undefined : Number(match[2]);
   if (match?.[1] === undefined || (port !== undefined && (port < 1 || port > 65_535))) {
-    if (doubtful)
-      throw new ConfigError(
-        'url.host',
-        'is not host or host:port; in a password write / as %2F, ? as %3F and @ as %40',
-      );
-    throw new ConfigError('url.host', `"${text}" is not host or host:port`);
+    const hint = 'is not host or host:port; in a password write / as %2F, ? as %3F and @ as %40';
+    throw new ConfigError('url.host', doubtful ? hint : `"${text}" is not host or host:port`);
   }
   return { host: match[1].replace(/^\[|\]$/g, ''), port };
 }

@@ -1,14 +1,17 @@
 import { randomUUID } from 'node:crypto';
-import type { Delivery, OutgoingMessage } from './adapter.ts';
+import type { OutgoingMessage } from './adapter.ts';
 import type { Clock } from './clock.ts';
-import { type Codec, essenceOf, jsonCodec, kindOf, rawContentType } from './codec.ts';
+import { type Codec, jsonCodec, kindOf, rawContentType } from './codec.ts';
+import { decodeBody } from './decode.ts';
 import { type Duration, duration } from './duration.ts';
 import { ConfigError, InvalidMessageError, UnsupportedError, WaybillError } from './errors.ts';
-import { checkContentType, checkHeaders, checkId, checkKey, checkType, nameOf } from './limits.ts';
-import type { SchemaResult, StandardSchema } from './schema.ts';
-import type { EventSchemas, TopicDefinition } from './topic.ts';
+import { checkContentType, checkHeaders, checkId, checkKey, checkType, textOf } from './limits.ts';
+import { type StandardSchema, validate } from './schema.ts';
+import { schemaFor, type TopicDefinition } from './topic.ts';
 import type { PublishOptions } from './types.ts';
 import { checkOptions } from './url.ts';
+
+export { type DecodedMessage, decodeMessage, UnknownTypeError } from './decode.ts';
 
 /** What encoding needs of the bus. */
 export interface EncodeContext {
@@ -55,13 +58,15 @@ export function encodeMessage(
 ): OutgoingMessage | Promise<OutgoingMessage> {
   checkOptions(options, publishOptions, '');
   const type = typeOf(definition, options.type);
-  const schema = schemaOf(definition, type);
+  const schema = schemaFor(definition, type);
   const publishedAt = context.clock.now();
   const times = checkTimes(options, publishedAt, context);
   const headers = checkHeaders(options.headers);
   if (options.id !== undefined) check('id', checkId(options.id));
   if (options.contentType !== undefined) check('contentType', checkContentType(options.contentType));
   const codec = definition.codec ?? context.codec;
+  // Before a schema may take its time: what is sent is the data as it was at the call.
+  const encoded = encodeData(data, options.contentType, codec);
 
   const finish = (): OutgoingMessage => {
     const key = keyOf(definition, data, type, options.key);
@@ -80,29 +85,16 @@ export function encodeMessage(
       options: options.broker?.[context.adapter],
     };
   };
-
-  let encoded: Encoded;
-  const validated = schema === undefined ? undefined : validate(schema, data, definition.name);
-  if (validated instanceof Promise) {
-    return validated.then(async () => {
-      encoded = encodeData(data, options.contentType, codec);
-      if (schema !== undefined) await checkSurvival(schema, codec, encoded, definition.name);
-      return finish();
-    });
-  }
-  encoded = encodeData(data, options.contentType, codec);
-  const survived = schema === undefined ? undefined : checkSurvival(schema, codec, encoded, definition.name);
+  if (schema === undefined) return finish();
+  const survives = (): undefined | Promise<undefined> => checkSurvival(schema, codec, encoded, definition.name);
+  const valid = validate(schema, data, definition.name);
+  if (valid instanceof Promise) return valid.then(survives).then(finish);
+  const survived = survives();
   return survived instanceof Promise ? survived.then(finish) : finish();
 }
 
 function check(field: string, problem: string | undefined): void {
   if (problem !== undefined) throw new InvalidMessageError(field, problem);
-}
-
-/** The schema for messages of this type; `undefined` where there is none. */
-function schemaOf({ schema, types }: TopicDefinition, type: string | undefined): StandardSchema | undefined {
-  if (types === undefined) return schema;
-  return type !== undefined && Object.hasOwn(types, type) ? types[type] : undefined;
 }
 
 /** The type of a publish, which a topic with several types has to list. */
@@ -122,7 +114,12 @@ function typeOf({ name, event, types }: TopicDefinition, given: string | undefin
   );
 }
 
-function keyOf(
+/**
+ * The key of a publish: the one given, else what the topic's function makes of the data.
+ *
+ * @throws InvalidMessageError
+ */
+export function keyOf(
   definition: TopicDefinition,
   data: unknown,
   type: string | undefined,
@@ -258,11 +255,12 @@ function checkSurvival(
   if (survivors.get(schema) === codec) return undefined;
   const fail = (error: unknown): never => {
     if (!WaybillError.is(error, 'INVALID_MESSAGE')) throw error;
-    const invalid = error as InvalidMessageError;
+    const { field, issues } = error as InvalidMessageError;
+    const reason = issues[0]?.message ?? (error as InvalidMessageError).message;
     throw new InvalidMessageError(
-      invalid.field,
-      `fits the schema of topic "${topic}", but not any more when a subscriber reads it: ${invalid.message}; ${codec.contentType} cannot carry this value as it is, so take a schema that also accepts what comes out, such as z.coerce.date() for z.date()`,
-      { issues: invalid.issues, cause: error },
+      field,
+      `fits the schema of topic "${topic}", but what a subscriber gets of it through ${codec.contentType} does not: ${reason}; take a schema that accepts both, such as z.coerce.date() for z.date()`,
+      { issues, cause: error },
     );
   };
   const survived = (): undefined => {
@@ -275,134 +273,3 @@ function checkSurvival(
     return fail(error);
   }
 }
-
-/** A message whose type its topic does not list: what becomes of it is `unknownType`'s to say. */
-export class UnknownTypeError extends InvalidMessageError {
-  constructor(topic: string, type: string | undefined, types: EventSchemas) {
-    const what = type === undefined ? 'a message without a type' : `"${type}"`;
-    super('type', `topic "${topic}" does not list ${what}; it has ${Object.keys(types).join(', ')}`);
-  }
-}
-
-/** What a message says once its body has been read. */
-export interface DecodedMessage {
-  readonly data: unknown;
-  /** The message's own, or what it was read as. */
-  readonly contentType: string;
-}
-
-/**
- * Reads a message for its handler. Gives a promise only where the schema does.
- *
- * @param codec the bus's, for topics without a codec of their own
- * @throws UnknownTypeError for an event type that the topic does not list
- * @throws InvalidMessageError for a body that does not decode or fails the schema (SUB-10)
- */
-export function decodeMessage(
-  definition: TopicDefinition,
-  codec: Codec,
-  message: Pick<Delivery, 'body' | 'contentType' | 'type'>,
-): DecodedMessage | Promise<DecodedMessage> {
-  const schema = schemaOf(definition, message.type);
-  if (schema === undefined && definition.types !== undefined) {
-    throw new UnknownTypeError(definition.name, message.type, definition.types);
-  }
-  return decodeBody(schema, definition.codec ?? codec, message.body, message.contentType, definition.name);
-}
-
-/**
- * The content type says how a body is read. Where that does not lead to what the schema asks for, the codec is tried
- * on it all the same: foreign producers label JSON as text or as bytes, or not at all.
- */
-function decodeBody(
-  schema: StandardSchema | undefined,
-  codec: Codec,
-  body: Uint8Array,
-  label: string | undefined,
-  topic: string,
-): DecodedMessage | Promise<DecodedMessage> {
-  if (schema === undefined) return decodeBare(codec, body, label);
-  const first = decodeAs(codec, body, label ?? codec.contentType);
-  const isData = typeof first.data !== 'string' && !(first.data instanceof Uint8Array);
-  if (isData || essenceOf(first.contentType) === essenceOf(codec.contentType)) return fitted(schema, first, topic);
-  const second = (): DecodedMessage | Promise<DecodedMessage> =>
-    fitted(schema, { ...decodeAs(codec, body, codec.contentType), contentType: first.contentType }, topic);
-  try {
-    const fits = fitted(schema, first, topic);
-    return fits instanceof Promise ? fits.catch(second) : fits;
-  } catch {
-    return second();
-  }
-}
-
-/**
- * Reads a body that no schema asks anything of. Where nobody has said what it is and the codec cannot read it, it is
- * bytes.
- *
- * @throws InvalidMessageError
- */
-export function decodeBare(codec: Codec, body: Uint8Array, contentType: string | undefined): DecodedMessage {
-  if (contentType !== undefined) return decodeAs(codec, body, contentType);
-  try {
-    return { data: codec.decode(body, codec.contentType), contentType: codec.contentType };
-  } catch {
-    return { data: body, contentType: rawContentType };
-  }
-}
-
-function decodeAs(codec: Codec, body: Uint8Array, contentType: string): DecodedMessage {
-  if (essenceOf(contentType) === rawContentType) return { data: body, contentType };
-  try {
-    return { data: codec.decode(body, contentType), contentType };
-  } catch (error) {
-    throw new InvalidMessageError('body', `does not decode as ${contentType}: ${textOf(error)}`, { cause: error });
-  }
-}
-
-function fitted(
-  schema: StandardSchema,
-  { data, contentType }: DecodedMessage,
-  topic: string,
-): DecodedMessage | Promise<DecodedMessage> {
-  const valid = validate(schema, data, topic);
-  return valid instanceof Promise
-    ? valid.then((output: unknown) => ({ data: output, contentType }))
-    : { data: valid, contentType };
-}
-
-/** @throws InvalidMessageError with every issue; its field is the first one's */
-function validate(schema: StandardSchema, value: unknown, topic: string): unknown {
-  const fault = (cause: unknown): never => {
-    throw new InvalidMessageError('data', `the schema of topic "${topic}" failed: ${textOf(cause)}`, { cause });
-  };
-  let result: SchemaResult<unknown> | Promise<SchemaResult<unknown>>;
-  try {
-    result = schema['~standard'].validate(value);
-  } catch (cause) {
-    return fault(cause);
-  }
-  return result instanceof Promise ? result.catch(fault).then((one) => accepted(one, topic)) : accepted(result, topic);
-}
-
-function accepted(result: SchemaResult<unknown>, topic: string): unknown {
-  if (result.issues === undefined) return result.value;
-  const issues = result.issues.map((issue) => ({ message: issue.message, path: pathOf(issue.path) }));
-  const [first, ...others] = issues;
-  const more = others.length === 0 ? '' : ` (and ${others.length} more)`;
-  throw new InvalidMessageError(
-    `data${first?.path ?? ''}`,
-    `does not fit the schema of topic "${topic}": ${first?.message ?? 'no reason given'}${more}`,
-    { issues: issues.map((issue) => ({ message: issue.message, path: `data${issue.path}` })) },
-  );
-}
-
-function pathOf(path: readonly (PropertyKey | { readonly key: PropertyKey })[] = []): string {
-  let text = '';
-  for (const part of path) {
-    const key = typeof part === 'object' ? part.key : part;
-    text += typeof key === 'number' ? `[${key}]` : `.${String(key)}`;
-  }
-  return text;
-}
-
-const textOf = (error: unknown): string => (error instanceof Error ? error.message : nameOf(error));

@@ -3,10 +3,10 @@ import * as v from 'valibot';
 import { describe, expect, test } from 'vitest';
 import { z } from 'zod';
 import { type Codec, jsonCodec, rawContentType } from '../src/codec.ts';
+import { decodeMessage, UnknownTypeError } from '../src/decode.ts';
 import { InvalidMessageError, WaybillError } from '../src/errors.ts';
 import type { StandardSchema } from '../src/schema.ts';
 import { type AnyTopic, resolveTopic, topic } from '../src/topic.ts';
-import { decodeMessage, UnknownTypeError } from '../src/validate.ts';
 
 const bytes = (text: string): Uint8Array => new TextEncoder().encode(text);
 

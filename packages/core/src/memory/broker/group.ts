@@ -194,8 +194,9 @@ export class Group {
     if (from >= position) return;
     this.#backlog.moveTo(position, false);
     const what = `group "${this.name}" of topic "${this.topic.name}" lost ${position - from} messages that were trimmed before they were read: it went from position ${from} to ${position}`;
-    if (this.#members.size === 0) this.#positionLost = what;
-    for (const member of this.#members) member.events.positionLost(what);
+    const present = [...this.#members].filter((member) => !member.left);
+    if (present.length === 0) this.#positionLost = what; // for the next who joins
+    for (const member of present) member.events.positionLost(what);
   }
 
   /** Called once it is out of its topic. */

@@ -36,7 +36,8 @@ export class Member {
   /** By token, in the order in which they end: all leases of a member are equally long, and a renewed one goes last. */
   readonly #leases = new Map<number, Lease>();
   readonly #paused = new Set<number>();
-  #left = false;
+  /** Whether it takes no more; leases it still has run on. */
+  left = false;
 
   constructor(group: Group, lease: number, events: MemberEvents) {
     this.group = group;
@@ -50,7 +51,7 @@ export class Member {
 
   /** Whether it has left and nothing of it is to be kept. */
   get gone(): boolean {
-    return this.#left && this.#leases.size === 0;
+    return this.left && this.#leases.size === 0;
   }
 
   take(max: number): MemoryDelivery[] {
@@ -156,7 +157,7 @@ export class Member {
 
   /** Takes no more. What it still has in hand is left to the leases. */
   leave(): void {
-    this.#left = true;
+    this.left = true;
     this.events = nobody;
     this.group.left(this);
   }

@@ -1,0 +1,318 @@
+import {
+  type AdapterContext,
+  backOff,
+  type Capabilities,
+  ClosedError,
+  ConfigError,
+  type Connection,
+  type DeadLetterCount,
+  type DeadLetterScan,
+  type GroupRef,
+  type Lag,
+  type OutgoingMessage,
+  type Position,
+  type ProvisionItem,
+  type Receiver,
+  type ReceiverEvents,
+  type SendResult,
+  type Source,
+  sleep,
+  type TopicInfo,
+} from '@waybill/core/adapter';
+import {
+  type AdminOptions,
+  countDeadLetters,
+  DeadLetterReader,
+  membersElsewhere,
+  moveGroup,
+  readLag,
+  removeGroup,
+} from './admin.ts';
+import { DelayLevels } from './delay.ts';
+import { type Driver, KafkaFailure } from './driver.ts';
+import { kafkajsDriver } from './driver-kafkajs.ts';
+import { adapter, connectionError, sendFailure, toWaybillError } from './errors.ts';
+import { Publisher, type Send } from './publisher.ts';
+import { KafkaReceiver } from './receiver.ts';
+import { messageRecord } from './records.ts';
+import { RESERVE, type Settings } from './settings.ts';
+import { type KafkaNames, kafkaNames, Topology } from './topology.ts';
+
+/** @throws ConnectionError (LIFE-04) */
+export async function connectKafka(settings: Settings, context: AdapterContext): Promise<Connection> {
+  const { clientName, connectTimeout, clock, logger, signal } = context;
+  const driver = kafkajsDriver({
+    brokers: settings.brokers,
+    ssl: settings.ssl,
+    sasl: settings.sasl,
+    clientId: clientName,
+    // Connecting and logging in may take as long each.
+    connectTimeout: Math.ceil(connectTimeout / 2),
+    requestTimeout: settings.requestTimeout,
+    compression: settings.compression,
+    clock,
+    logger,
+  });
+  const stop = (): void => void driver.close();
+  signal.addEventListener('abort', stop, { once: true });
+  try {
+    await driver.connect();
+    if (signal.aborted) throw new KafkaFailure('CLOSED', 'the attempt was given up', { sent: false });
+    return new KafkaConnection(driver, settings, context);
+  } catch (error) {
+    await driver.close();
+    throw connectionError(error, settings.target);
+  } finally {
+    signal.removeEventListener('abort', stop);
+  }
+}
+
+class KafkaConnection implements Connection {
+  readonly capabilities: Capabilities;
+  readonly #driver: Driver;
+  readonly #settings: Settings;
+  readonly #context: AdapterContext;
+  readonly #names: KafkaNames;
+  readonly #topology: Topology;
+  readonly #publisher: Publisher;
+  readonly #delays: DelayLevels;
+  readonly #admin: AdminOptions;
+  readonly #receivers = new Set<KafkaReceiver>();
+  readonly #closing = new AbortController();
+  #down = false;
+
+  constructor(driver: Driver, settings: Settings, context: AdapterContext) {
+    const { clock, logger, namePrefix, names } = context;
+    this.#driver = driver;
+    this.#settings = settings;
+    this.#context = context;
+    this.capabilities = capabilities(settings);
+    this.#names = kafkaNames(namePrefix, names);
+    this.#topology = new Topology({ driver, names: this.#names, settings, clock, logger });
+    this.#publisher = new Publisher(driver, {
+      unreachable: (failure) => void this.#interrupted(failure),
+      reached: () => this.#restored(),
+    });
+    this.#delays = new DelayLevels({
+      driver,
+      publisher: this.#publisher,
+      names: this.#names,
+      requestTimeout: settings.requestTimeout,
+      clock,
+      logger,
+    });
+    this.#admin = { driver, publisher: this.#publisher, names: this.#names, target: settings.target, clock };
+  }
+
+  get native(): unknown {
+    return this.#driver.native;
+  }
+
+  async describeTopic(name: string): Promise<TopicInfo | undefined> {
+    const partitions = await this.#topology.describe(name);
+    return partitions === undefined ? undefined : { ordered: undefined, lanes: partitions.length };
+  }
+
+  async provision(items: readonly ProvisionItem[], mode: 'create' | 'verify'): Promise<readonly string[]> {
+    const differences = await this.#topology.provision(items, mode);
+    this.#delays.start();
+    return differences;
+  }
+
+  removeGroup(group: GroupRef): Promise<void> {
+    // A broadcast reads without group: nothing was made for it.
+    if (!group.temporary) return removeGroup(this.#admin, group);
+    this.#topology.unpin(group);
+    return Promise.resolve();
+  }
+
+  async publish(batch: readonly OutgoingMessage[]): Promise<readonly SendResult[]> {
+    const { clock } = this.#context;
+    const now = clock.now();
+    const sends = batch.map((message): Send => {
+      const topic = this.#names.topic(message.topic.name);
+      const record = messageRecord(message);
+      if (message.deliverAt === undefined || message.deliverAt <= now) {
+        return { topic, record, ordered: message.topic.ordered };
+      }
+      this.#delays.start();
+      return this.#delays.send(record, { topic, partition: undefined }, message.deliverAt);
+    });
+    const sent = await this.#publisher.send(sends);
+    const missing = new Map<string, OutgoingMessage>();
+    const results = sent.map((result, index): SendResult => {
+      const message = batch[index] as OutgoingMessage;
+      if (!(result instanceof KafkaFailure)) {
+        const delayed = sends[index]?.topic !== this.#names.topic(message.topic.name);
+        if (delayed || result.offset < 0) return { status: 'stored' };
+        return { status: 'stored', position: `${result.partition}:${result.offset}` };
+      }
+      if (result.code === 'UNKNOWN_TOPIC_OR_PARTITION') missing.set(message.topic.name, message);
+      return sendFailure(result, message.topic.name, message.body.byteLength, this.capabilities.maxMessageBytes);
+    });
+    if (missing.size > 0) await this.#makeAgain([...missing.values()]);
+    return results;
+  }
+
+  /** LIFE-07: topics that were deleted under a publisher; core sends their messages again. */
+  async #makeAgain(messages: readonly OutgoingMessage[]): Promise<void> {
+    const { topology, logger } = this.#context;
+    if (topology !== 'create') return;
+    const items = messages.map(({ topic }) => ({ topic, groups: [] }));
+    logger.warn(`kafka: topics are gone and made again: ${items.map(({ topic }) => topic.name).join(', ')}`);
+    await this.#topology.provision(items, 'create').catch((error: unknown) => {
+      logger.warn(`kafka: topics cannot be made again: ${String(error)}`);
+    });
+  }
+
+  async openReceiver(source: Source, events: ReceiverEvents): Promise<Receiver> {
+    const { clock, logger } = this.#context;
+    const { group } = source;
+    const { topic, name } = group;
+    if (this.#closing.signal.aborted) throw new ClosedError('the bus');
+    const { min, max } = this.capabilities.lease;
+    if (!group.temporary && (source.lease < min || source.lease > max)) {
+      throw new ConfigError('lease', `${source.lease} ms is not between ${min} and ${max} ms, which Kafka allows`);
+    }
+    this.#delays.start();
+    const kafkaTopic = this.#names.topic(topic.name);
+    const startAt = group.temporary
+      ? (this.#topology.pinned(group) ?? (await this.#topology.resolve(kafkaTopic, 'latest')))
+      : undefined;
+    const receiver: KafkaReceiver = await KafkaReceiver.open({
+      source,
+      events,
+      driver: this.#driver,
+      publisher: this.#publisher,
+      delays: this.#delays,
+      topic: kafkaTopic,
+      group: this.#names.group(topic.name, name),
+      retry: this.#names.retry(topic.name, name),
+      deadLetter: this.#names.deadLetter(topic.name, name),
+      startAt:
+        startAt && new Map([...startAt].map(([partition, offset]) => [`${kafkaTopic}:${partition}`, offset] as const)),
+      forgotten: () => this.#topology.forgotten(group),
+      restore: () => this.#restore(group),
+      target: this.#settings.target,
+      requestTimeout: this.#settings.requestTimeout,
+      clock,
+      logger,
+      ended: () => this.#receivers.delete(receiver),
+    });
+    this.#receivers.add(receiver);
+    return receiver;
+  }
+
+  /** LIFE-07: topics that were deleted under a group. */
+  async #restore({ topic, name, temporary }: GroupRef): Promise<void> {
+    const { topology, logger } = this.#context;
+    if (topology !== 'create') {
+      throw new ConfigError(
+        'topology',
+        `topic "${topic.name}" or what belongs to its group "${name}" does not exist on the broker, and with topology '${topology}' it is not made; make it, or use topology 'create'`,
+        { adapter },
+      );
+    }
+    logger.warn(`kafka: topic "${topic.name}" or what belongs to its group "${name}" is gone and made again`);
+    await this.#topology.provision(
+      [{ topic, groups: [{ name, temporary, startAt: 'earliest', options: undefined }] }],
+      'create',
+    );
+  }
+
+  async countDeadLetters(group: GroupRef): Promise<DeadLetterCount> {
+    return { value: await countDeadLetters(this.#admin, group), exact: true };
+  }
+
+  openDeadLetters(group: GroupRef): Promise<DeadLetterScan> {
+    return DeadLetterReader.open(this.#admin, group);
+  }
+
+  lag(group: GroupRef): Promise<Lag> {
+    const mine = this.#members(group);
+    const inFlight = mine.reduce((sum, receiver) => sum + receiver.inHand, 0);
+    return readLag(this.#admin, group, inFlight, mine.length);
+  }
+
+  async seek(group: GroupRef, to: Position): Promise<void> {
+    const source = this.#names.topic(group.topic.name);
+    const offsets = await this.#topology.resolve(source, to);
+    const mine = this.#members(group);
+    if (mine.length === 0) return moveGroup(this.#admin, group, offsets);
+    const { members } = await this.#driver
+      .describeGroup(this.#names.group(group.topic.name, group.name))
+      .catch((error: unknown) => {
+        throw toWaybillError(error, `seek of group "${group.name}"`, this.#settings.target);
+      });
+    if (members.length > mine.length) throw membersElsewhere(group);
+    const named = new Map([...offsets].map(([partition, offset]) => [`${source}:${partition}`, offset] as const));
+    await Promise.all(mine.map((receiver) => receiver.moveTo(named)));
+  }
+
+  #members(group: GroupRef): KafkaReceiver[] {
+    return [...this.#receivers].filter(({ source }) => {
+      return source.group.name === group.name && source.group.topic.name === group.topic.name;
+    });
+  }
+
+  async ping(): Promise<void> {
+    try {
+      await this.#driver.connect();
+    } catch (error) {
+      throw connectionError(error, this.#settings.target);
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#closing.abort();
+    await Promise.all([...this.#receivers].map((receiver) => receiver.close()));
+    await this.#delays.close();
+    this.#publisher.close();
+    await this.#driver.close();
+  }
+
+  /** Publishing failed for the connection's sake: looks, with back-off, until a broker answers. */
+  async #interrupted(failure: KafkaFailure): Promise<void> {
+    const { signal } = this.#closing;
+    if (this.#down || signal.aborted) return;
+    this.#down = true;
+    this.#context.events.interrupted(connectionError(failure, this.#settings.target));
+    for (let failures = 1; this.#down && !signal.aborted; failures++) {
+      await sleep(this.#context.clock, backOff(failures, { initial: 100, max: 2_000 }), signal);
+      if (signal.aborted) return;
+      await this.#driver.connect().then(
+        () => this.#restored(),
+        () => {},
+      );
+    }
+  }
+
+  #restored(): void {
+    if (!this.#down) return;
+    this.#down = false;
+    this.#context.events.restored();
+  }
+}
+
+function capabilities(settings: Settings): Capabilities {
+  const yes = { supported: true } as const;
+  const no = (reason: string) => ({ supported: false, reason }) as const;
+  return {
+    // The bounds of a session that brokers allow unless told otherwise.
+    lease: { kind: 'lane', min: 6_000, max: 1_800_000, maxHandling: Number.POSITIVE_INFINITY },
+    maxMessageBytes: settings.maxMessageBytes - RESERVE,
+    maxDelay: Number.POSITIVE_INFINITY,
+    publish: { maxMessages: 2_000, maxBytes: 8 * 1024 * 1024, maxInFlight: 4 },
+    log: yes,
+    orderedAttempts: no(
+      'attempts of an ordered topic are counted in the member that holds the key, and a crash starts them again: Kafka has no place for a number beside a message',
+    ),
+    countsDeliveries: no('a Kafka broker keeps no count of deliveries'),
+    cleanJoin: yes,
+    knowsOrder: no('a Kafka topic keeps order by key whatever was declared'),
+    openPeek: yes,
+    broadcastCleanup: 0,
+    retention:
+      "topics keep the broker's retention unless config sets it; the place of a group never expires, however long it is idle; retries, delays and dead letters are kept without limit (retention.ms -1, dead letters compacted)",
+  };
+}

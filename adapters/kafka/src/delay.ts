@@ -1,0 +1,226 @@
+/**
+ * Messages that wait for their time. A level is a topic whose messages all wait equally long, so that nothing short
+ * waits behind something long (DELAY-02): the largest level that is not too long is taken, and what leaves it early
+ * goes to the next smaller one. The last second is waited for in the hands of a forwarder.
+ *
+ * Forwarders are members of one group over all buses of a prefix; each level has one of them at a time. A forwarder
+ * commits only what has arrived, so a crash may double a message and loses none.
+ */
+import { Alarm, type Clock, Heap, integer, type Logger, wireHeaders } from '@waybill/core/adapter';
+import type { Driver, OutgoingRecord } from './driver.ts';
+import { KafkaFailure } from './driver.ts';
+import { isPassing } from './errors.ts';
+import type { Item, PartitionLog } from './partition-log.ts';
+import type { Publisher, Send } from './publisher.ts';
+import { Reader } from './reader.ts';
+import { arrivedRecord, copyDelayed, delayedRecord, headerText, readDestination } from './records.ts';
+import { type KafkaNames, LEVELS } from './topology.ts';
+
+/** Milliseconds that a message waits in a forwarder's hands at most. */
+const HOLD = 1_000;
+/** Messages in a forwarder's hands; what is beyond waits in its topic. */
+const MOST_HELD = 20_000;
+/** A forwarder that dies is missed after this long; the least that brokers allow. */
+const SESSION = 6_000;
+/** Messages that go on in one step. */
+const STEP = 2_000;
+/** How long the destination may be missing before its messages are given up. */
+const HOMELESS = 60_000;
+const CLEAN_EVERY = 60_000;
+
+export interface DelayOptions {
+  readonly driver: Driver;
+  readonly publisher: Publisher;
+  readonly names: KafkaNames;
+  readonly requestTimeout: number;
+  readonly clock: Clock;
+  readonly logger: Logger;
+}
+
+/** A message in a forwarder's hands. */
+interface Waiting {
+  readonly item: Item;
+  readonly deliverAt: number;
+  /** In wall time: when it goes on; later than `deliverAt` after a failure. */
+  due: number;
+  tries: number;
+  since: number;
+}
+
+export class DelayLevels {
+  readonly #options: DelayOptions;
+  readonly #held = new Heap<Waiting>((a, b) => a.due < b.due);
+  readonly #alarm: Alarm;
+  #reader: Reader | undefined;
+  #underWay = 0;
+  #cleanAt = 0;
+  #closed = false;
+
+  constructor(options: DelayOptions) {
+    this.#options = options;
+    this.#alarm = new Alarm(options.clock, () => this.#move());
+  }
+
+  /** Where a record goes that is to be at `to` at `deliverAt`: there itself when that is now. */
+  send(record: OutgoingRecord, to: { topic: string; partition: number | undefined }, deliverAt: number): Send {
+    const left = deliverAt - this.#options.clock.now();
+    if (left <= 0) return { ...to, record };
+    return { topic: this.#level(left), partition: 0, record: delayedRecord(record, to, deliverAt) };
+  }
+
+  #level(left: number): string {
+    let level = 0;
+    for (const one of LEVELS) if (one <= left) level = one;
+    return this.#options.names.level(level);
+  }
+
+  /** Takes part in forwarding from now on. */
+  start(): void {
+    if (this.#reader !== undefined || this.#closed) return;
+    const { driver, names, requestTimeout, clock, logger } = this.#options;
+    const reader = new Reader({
+      driver,
+      group: names.forwarders,
+      topics: LEVELS.map((level) => names.level(level)),
+      unitOf: ({ topic }) => topic,
+      session: SESSION,
+      ahead: { records: STEP, bytes: 16 * 1024 * 1024 },
+      patience: requestTimeout,
+      clock,
+      logger,
+      events: {
+        gained: () => this.#move(),
+        revoked: () => Promise.resolve(),
+        lost: () => this.#move(),
+        ready: () => this.#move(),
+        interrupted: (failure) => logger.debug(`kafka: delays are not forwarded at the moment: ${failure.message}`),
+        restored: () => this.#move(),
+        positionLost: (level, what) => logger.error(`kafka: delayed messages may be lost in "${level}": ${what}`),
+        missing: (topic) =>
+          Promise.reject(new KafkaFailure('LEADER_NOT_AVAILABLE', `"${topic}" is gone`, { sent: true })),
+        failed: (failure) => logger.error(`kafka: delayed messages are not forwarded any more: ${failure.message}`),
+      },
+    });
+    this.#reader = reader;
+    this.#cleanAt = clock.monotonic() + CLEAN_EVERY;
+    reader.start().catch((error: unknown) => {
+      if (!this.#closed) logger.error(`kafka: delayed messages are not forwarded: ${String(error)}`);
+    });
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    this.#alarm.off();
+    await this.#reader?.close();
+  }
+
+  /** Takes what may leave its level, sends what is due, and rings again for the next. */
+  #move(): void {
+    const { clock } = this.#options;
+    const reader = this.#reader;
+    if (reader === undefined || this.#closed || !reader.alive) return;
+    const now = clock.now();
+    const due: Waiting[] = [];
+    let next = Number.POSITIVE_INFINITY;
+    const leaves = (item: Item): boolean => {
+      if (this.#held.size + due.length + this.#underWay >= MOST_HELD) return false;
+      const at = this.#leavesAt(item);
+      if (at <= now) return true;
+      next = Math.min(next, at);
+      return false;
+    };
+    for (;;) {
+      const items = reader.take(STEP, leaves);
+      for (const item of items) {
+        const deliverAt = dueOf(item);
+        const waiting = { item, deliverAt, due: deliverAt, tries: 0, since: now };
+        // Far from its time it goes to the next level at once; near to it, it is waited for here.
+        if (deliverAt - now <= 0 || deliverAt - now > HOLD) due.push(waiting);
+        else this.#held.push(waiting);
+      }
+      if (items.length < STEP) break;
+    }
+    for (let top = this.#held.peek(); top !== undefined && top.due <= now; top = this.#held.peek()) {
+      this.#held.pop();
+      if (top.item.log.alive) due.push(top);
+    }
+    const top = this.#held.peek();
+    if (top !== undefined) next = Math.min(next, top.due);
+    // Wall time to monotonic; a clock that is set meanwhile is noticed within the second.
+    if (next < Number.POSITIVE_INFINITY) this.#alarm.at(clock.monotonic() + Math.min(next - now, HOLD));
+    for (let at = 0; at < due.length; at += STEP) void this.#forward(due.slice(at, at + STEP));
+    if (clock.monotonic() > this.#cleanAt) this.#clean();
+  }
+
+  #leavesAt({ record, log }: Item): number {
+    const { names } = this.#options;
+    const level = LEVELS.find((one) => names.level(one) === log.topic) ?? 0;
+    // In the first level everything is near its time. The broker's clock has stamped the others.
+    return level === 0 ? 0 : Math.min(record.timestamp + level, dueOfRecord(record));
+  }
+
+  async #forward(batch: readonly Waiting[]): Promise<void> {
+    const { publisher, clock } = this.#options;
+    this.#underWay += batch.length;
+    const now = clock.now();
+    const sent = await publisher.send(batch.map((waiting) => this.#next(waiting, now)));
+    this.#underWay -= batch.length;
+    const logs = new Set<PartitionLog>();
+    for (const [index, waiting] of batch.entries()) {
+      const result = sent[index];
+      const { item } = waiting;
+      if (!item.log.alive) continue;
+      if (result instanceof KafkaFailure && !this.#giveUp(waiting, result)) {
+        waiting.tries++;
+        waiting.due = clock.now() + (isPassing(result) ? Math.min(5_000, 100 * 2 ** waiting.tries) : HOMELESS);
+        this.#held.push(waiting);
+        continue;
+      }
+      item.log.finish(item);
+      logs.add(item.log);
+    }
+    for (const log of logs) void this.#reader?.commit(log);
+    this.#move();
+  }
+
+  #next({ item, deliverAt }: Waiting, now: number): Send {
+    const { record } = item;
+    const to = readDestination(record);
+    // Without destination it is not ours; nobody can say where it belongs.
+    if (to === undefined) return { topic: '', record: arrivedRecord(record) };
+    if (deliverAt > now) return { topic: this.#level(deliverAt - now), partition: 0, record: copyDelayed(record) };
+    return { ...to, record: arrivedRecord(record) };
+  }
+
+  /** A message without a home: its topic or group was deleted (SUB-12). */
+  #giveUp({ item, since }: Waiting, failure: KafkaFailure): boolean {
+    const { clock, logger } = this.#options;
+    const to = readDestination(item.record);
+    const homeless = failure.code === 'UNKNOWN_TOPIC_OR_PARTITION' && clock.now() - since > HOMELESS;
+    if (to !== undefined && !homeless) {
+      if (!isPassing(failure))
+        logger.error(`kafka: a delayed message for "${to.topic}" is refused: ${failure.message}`);
+      return false;
+    }
+    logger.warn(`kafka: a delayed message is dropped, because its destination "${to?.topic ?? ''}" does not exist`);
+    return true;
+  }
+
+  /** What has gone on needs no space any more, and the broker is told to keep everything. */
+  #clean(): void {
+    const { driver, clock, logger } = this.#options;
+    this.#cleanAt = clock.monotonic() + CLEAN_EVERY;
+    const before = (this.#reader?.logs ?? [])
+      .filter((log) => log.committed > 0)
+      .map((log) => ({ topic: log.topic, partition: log.partition, offset: log.committedTo }));
+    if (before.length === 0) return;
+    driver.deleteRecords(before).catch((error: unknown) => {
+      logger.debug(`kafka: space of delayed messages is not given back: ${String(error)}`);
+    });
+  }
+}
+
+const dueOfRecord = (record: Item['record']): number =>
+  integer(headerText(record.headers, wireHeaders.deliverAt)) ?? record.timestamp;
+
+const dueOf = ({ record }: Item): number => dueOfRecord(record);

@@ -1,0 +1,323 @@
+/** One member's hands: deliveries out of the reader's partitions, and what becomes of them. */
+import {
+  Alarm,
+  type Clock,
+  type Delivery,
+  integer,
+  LeaseLostError,
+  type Logger,
+  type Receiver,
+  type ReceiverEvents,
+  type Settlement,
+  type SettleResult,
+  type Source,
+  type WaybillError,
+  wireHeaders,
+} from '@waybill/core/adapter';
+import type { CommitResult } from './commits.ts';
+import type { DelayLevels } from './delay.ts';
+import type { Driver, KafkaFailure, OutgoingRecord, TopicPartition } from './driver.ts';
+import { KafkaFailure as Failure } from './driver.ts';
+import { adapter, isPassing, isUnknown, toWaybillError } from './errors.ts';
+import type { Item } from './partition-log.ts';
+import type { Publisher, Send, Sent } from './publisher.ts';
+import { Reader } from './reader.ts';
+import { copyRecord, deadLetterRecord, headerText, kafkaHeaders, readRecord } from './records.ts';
+
+export interface ReceiverSetup {
+  readonly source: Source;
+  readonly events: ReceiverEvents;
+  readonly driver: Driver;
+  readonly publisher: Publisher;
+  readonly delays: DelayLevels;
+  /** Names on the broker. */
+  readonly topic: string;
+  readonly group: string;
+  readonly retry: string;
+  readonly deadLetter: string;
+  /** First offsets of a broadcast, by `topic:partition`. */
+  readonly startAt: ReadonlyMap<string, number> | undefined;
+  /** Whether the group was there before the broker lost its place. */
+  readonly forgotten: () => boolean;
+  /** Makes topic and group again; rejects where that is not allowed. */
+  readonly restore: () => Promise<void>;
+  readonly target: string;
+  readonly requestTimeout: number;
+  readonly clock: Clock;
+  readonly logger: Logger;
+  /** The receiver is closed. */
+  readonly ended: () => void;
+}
+
+/** A delivery of this adapter. */
+interface KafkaDelivery extends Delivery {
+  readonly item: Item;
+}
+
+/** Messages that one partition may have ready: a fetch brings more than one, and the next is to be there in time. */
+const READY = 500;
+
+export class KafkaReceiver implements Receiver {
+  readonly #setup: ReceiverSetup;
+  readonly #reader: Reader;
+  readonly #alarm: Alarm;
+  /** The broker keeps no other's messages from us: order and broadcasts are held here, in place. */
+  readonly #inPlace: boolean;
+  #wake: (() => void) | undefined;
+  #closed = false;
+  #failed = false;
+  #opened = false;
+
+  private constructor(setup: ReceiverSetup) {
+    this.#setup = setup;
+    const { source, events, driver, clock, logger, topic, retry, target } = setup;
+    const { temporary } = source.group;
+    this.#inPlace = temporary || source.group.topic.ordered;
+    this.#alarm = new Alarm(clock, () => this.#ready());
+    this.#reader = new Reader({
+      driver,
+      group: temporary ? undefined : setup.group,
+      topics: temporary ? [topic] : [topic, retry],
+      unitOf: laneOf,
+      session: source.lease,
+      ahead: { records: Math.max(READY, source.prefetch), bytes: source.prefetchBytes },
+      ...(setup.startAt === undefined ? {} : { startAt: setup.startAt }),
+      remembered: (name) => name === topic && setup.forgotten(),
+      patience: setup.requestTimeout,
+      clock,
+      logger,
+      events: {
+        gained: (units) => events.assigned(units),
+        revoked: (units) => events.revoking(units, source.lease),
+        lost: (units, failure) => events.lost(units, this.#leaseLost(failure)),
+        ready: () => this.#ready(),
+        interrupted: (failure) => events.interrupted(toWaybillError(failure, `group "${setup.group}"`, target)),
+        restored: () => events.restored(),
+        positionLost: (unit, what) => events.positionLost(unit, what),
+        missing: () => this.#restore(),
+        failed: (failure) => this.#fail(toWaybillError(failure, `group "${setup.group}" of topic "${topic}"`, target)),
+      },
+    });
+  }
+
+  /** @throws WaybillError when the group refuses the member */
+  static async open(setup: ReceiverSetup): Promise<KafkaReceiver> {
+    const receiver = new KafkaReceiver(setup);
+    try {
+      await receiver.#reader.start();
+    } catch (error) {
+      await receiver.close();
+      throw toWaybillError(error, `group "${setup.group}" of topic "${setup.topic}"`, setup.target);
+    }
+    receiver.#opened = true;
+    return receiver;
+  }
+
+  /** Messages that are in hand here. */
+  get inHand(): number {
+    return this.#reader.logs.reduce((sum, log) => sum + log.inHand, 0);
+  }
+
+  get source(): Source {
+    return this.#setup.source;
+  }
+
+  async receive(max: number, finish: AbortSignal): Promise<readonly Delivery[]> {
+    while (!finish.aborted && !this.#closed) {
+      const items = this.#reader.alive ? this.#reader.take(max, (item) => this.#isDue(item)) : [];
+      if (items.length > 0) return items.map((item) => this.#delivery(item));
+      await new Promise<void>((resolve) => {
+        const wake = (): void => {
+          finish.removeEventListener('abort', wake);
+          resolve();
+        };
+        this.#wake = wake;
+        finish.addEventListener('abort', wake, { once: true });
+      });
+    }
+    return [];
+  }
+
+  #ready(): void {
+    const wake = this.#wake;
+    this.#wake = undefined;
+    wake?.();
+  }
+
+  #isDue(item: Item): boolean {
+    if (item.notBefore > 0 && item.notBefore > this.#setup.clock.monotonic()) {
+      this.#alarm.at(item.notBefore);
+      return false;
+    }
+    if (item.log.topic !== this.#setup.retry || !this.#inPlace) return true;
+    // A redriven message of an ordered topic goes behind what its key had waiting (ORD-04).
+    const after = integer(headerText(item.record.headers, kafkaHeaders.after));
+    const main = this.#reader.log(this.#setup.topic, item.log.partition);
+    return after === undefined || main === undefined || main.handedTo >= after;
+  }
+
+  #delivery(item: Item): KafkaDelivery {
+    const { record, log } = item;
+    const fields = readRecord(record, log.partition);
+    return {
+      ...fields,
+      attempt: item.attempt ?? fields.attempt,
+      lane: log.unit,
+      deliveries: undefined,
+      native: { topic: log.topic, partition: log.partition, ...record },
+      item,
+    };
+  }
+
+  async settle(batch: readonly Settlement[]): Promise<readonly SettleResult[]> {
+    // The lease of all of them is the session; a process that was stopped finds out here.
+    if (!this.#reader.alive) return batch.map(() => 'lost');
+    const copies: { index: number; send: Send }[] = [];
+    const results = batch.map((settlement, index): SettleResult | 'commit' => {
+      const { item } = settlement.delivery as KafkaDelivery;
+      if (!item.log.alive) return 'lost';
+      switch (settlement.verb) {
+        case 'ack':
+          return this.#finish(item);
+        case 'abandon':
+          return this.#release(item, 0, undefined);
+        case 'giveBack': {
+          const { after, attempt } = settlement;
+          if (this.#inPlace) return this.#release(item, after, attempt);
+          if (item.copied) return this.#finish(item);
+          copies.push({ index, send: this.#retry(item, after, attempt) });
+          return 'retryable';
+        }
+        default: {
+          if (item.copied) return this.#finish(item);
+          const record = deadLetterRecord(item.record, item.log.partition, settlement.details);
+          copies.push({ index, send: { topic: this.#setup.deadLetter, partition: 0, record } });
+          return 'retryable';
+        }
+      }
+    });
+    if (copies.length > 0) await this.#copy(batch, copies, results);
+    // One commit for each partition, whatever the batch; they share a request.
+    const commits = new Map<Item['log'], Promise<CommitResult>>();
+    return Promise.all(
+      results.map(async (result, index) => {
+        if (result !== 'commit') return result;
+        const { log } = ((batch[index] as Settlement).delivery as KafkaDelivery).item;
+        let commit = commits.get(log);
+        if (commit === undefined) {
+          commit = this.#reader.commit(log);
+          commits.set(log, commit);
+        }
+        return commit;
+      }),
+    );
+  }
+
+  #finish(item: Item): 'commit' {
+    // A settlement that is repeated after an unknown outcome was counted the first time.
+    if (!item.done) item.log.finish(item);
+    return 'commit';
+  }
+
+  #release(item: Item, after: number, attempt: number | undefined): SettleResult {
+    item.attempt = attempt ?? item.attempt;
+    item.notBefore = after > 0 ? this.#setup.clock.monotonic() + after : 0;
+    item.log.putBack(item);
+    this.#ready();
+    return 'applied';
+  }
+
+  #retry(item: Item, after: number, attempt: number): Send {
+    const { record, log } = item;
+    const copy = copyRecord(record, log.partition, { [wireHeaders.attempt]: String(attempt) });
+    const to = { topic: this.#setup.retry, partition: log.partition };
+    return this.#setup.delays.send(copy, to, this.#setup.clock.now() + after);
+  }
+
+  /** Stores copies; only what is confirmed may be committed (RETRY-09, DLQ-02). */
+  async #copy(
+    batch: readonly Settlement[],
+    copies: readonly { index: number; send: Send }[],
+    results: (SettleResult | 'commit')[],
+  ): Promise<void> {
+    const sent = await this.#setup.publisher.send(copies.map(({ send }) => send));
+    let gone = false;
+    for (const [at, { index, send }] of copies.entries()) {
+      const settlement = batch[index] as Settlement;
+      const { item } = settlement.delivery as KafkaDelivery;
+      const result = sent[at] as Sent;
+      if (!(result instanceof Failure)) {
+        item.copied = true;
+        results[index] = item.log.alive ? this.#finish(item) : 'lost';
+        continue;
+      }
+      gone ||= result.code === 'UNKNOWN_TOPIC_OR_PARTITION' || result.code === 'LEADER_NOT_AVAILABLE';
+      if (isUnknown(result)) results[index] = 'unknown';
+      else if (isPassing(result)) results[index] = 'retryable';
+      else results[index] = this.#refused(settlement, item, send.record, result);
+    }
+    if (gone) await this.#restore().catch(() => {});
+  }
+
+  /** The broker will never take this copy: it stays here, and the log says why. */
+  #refused(settlement: Settlement, item: Item, record: OutgoingRecord, failure: KafkaFailure): SettleResult {
+    const { logger, topic, group } = this.#setup;
+    const bytes = record.value?.length ?? 0;
+    const text = `kafka: topic "${topic}", group "${group}": a ${settlement.verb} copy of ${bytes} bytes is refused: ${failure.message} (${failure.code})`;
+    if (settlement.verb !== 'giveBack') {
+      logger.error(`${text}; the message stays unsettled`);
+      return 'retryable';
+    }
+    logger.error(`${text}; the message is held here until its time`);
+    return this.#release(item, settlement.after, settlement.attempt);
+  }
+
+  pauseLane(lane: string): void {
+    this.#reader.pause(lane);
+  }
+
+  resumeLane(lane: string): void {
+    this.#reader.resume(lane);
+  }
+
+  /** Goes on from other offsets; what is in hand of these partitions is delivered again or skipped. */
+  async moveTo(offsets: ReadonlyMap<string, number>): Promise<void> {
+    const why = new Failure('MOVED', 'the group was moved to another position by seek', { sent: false });
+    await this.#reader.moveTo(offsets, why);
+    this.#ready();
+  }
+
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#alarm.off();
+    this.#ready();
+    await this.#reader.close();
+    this.#setup.ended();
+  }
+
+  async #restore(): Promise<void> {
+    try {
+      await this.#setup.restore();
+    } catch (error) {
+      const failure = toWaybillError(error, `topic "${this.#setup.topic}"`, this.#setup.target);
+      if (failure.code === 'CONFIG') this.#fail(failure);
+      throw error;
+    }
+  }
+
+  #fail(error: WaybillError): void {
+    // Before it is open the rejection says it.
+    if (this.#failed || this.#closed || !this.#opened) return;
+    this.#failed = true;
+    this.#setup.events.failed(error);
+  }
+
+  #leaseLost(failure: KafkaFailure): LeaseLostError {
+    const { topic, group } = this.#setup;
+    return new LeaseLostError(`topic "${topic}", group "${group}": ${failure.message}`, { adapter, cause: failure });
+  }
+}
+
+/** A partition and the same one of the retry topic are one lane: they share what is known of its keys. */
+export const laneOf = ({ partition }: TopicPartition): string => String(partition);

@@ -1,0 +1,160 @@
+/** `npm run conformance`: runs the suite of this repository and reports per adapter and promise. */
+import { mkdir, writeFile } from 'node:fs/promises';
+import { dirname, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+import type { Reporter, TestCase, TestModule } from 'vitest/node';
+import { startVitest } from 'vitest/node';
+import { selectIds } from './contract.ts';
+import { countLine, judge, type TestOutcome, type Verdict } from './report.ts';
+import './suite-meta.ts';
+
+const ADAPTERS = ['memory', 'rabbitmq', 'kafka'] as const;
+
+const USAGE = `Usage: npm run conformance -- [options]
+
+  --adapter NAME            one adapter (repeatable): ${ADAPTERS.join(', ')}; default all of them
+  --id PREFIX               only promises that begin so (repeatable): RETRY, PUB-0, ACK-02
+  --json FILE               writes an array of { adapter, id, status, reason }
+  --broker-version B=V      another version of a broker (repeatable): rabbitmq=3.10, kafka=4.1
+  --serial                  one adapter after the other; by default they run side by side
+
+Brokers run in containers of their own. WAYBILL_RABBITMQ_URL or WAYBILL_KAFKA_URL name ones that run already, and
+WAYBILL_RABBITMQ_CONTAINER or WAYBILL_KAFKA_CONTAINER their containers, for the tests that stop them.`;
+
+interface Options {
+  readonly adapters: readonly string[];
+  readonly prefixes: readonly string[];
+  readonly json: string | undefined;
+  readonly versions: Readonly<Record<string, string>>;
+  readonly serial: boolean;
+}
+
+class UsageError extends Error {}
+
+function readOptions(args: readonly string[]): Options | 'help' {
+  const many = { type: 'string', multiple: true } as const;
+  const flag = { type: 'boolean', default: false } as const;
+  const { values } = parse(() =>
+    parseArgs({
+      args: [...args],
+      options: {
+        adapter: many,
+        id: many,
+        json: { type: 'string' },
+        'broker-version': many,
+        serial: flag,
+        help: flag,
+      },
+    }),
+  );
+  if (values.help) return 'help';
+  const adapters = values.adapter ?? [...ADAPTERS];
+  for (const adapter of adapters) {
+    if (!ADAPTERS.some((known) => known === adapter)) throw new UsageError(`There is no adapter "${adapter}".`);
+  }
+  const prefixes = values.id ?? [];
+  for (const prefix of prefixes) {
+    if (selectIds([prefix]).length === 0) throw new UsageError(`No promise begins with "${prefix}".`);
+  }
+  const versions = (values['broker-version'] ?? []).map((text) => {
+    const [broker = '', version = ''] = text.split('=');
+    if (broker === '' || version === '') throw new UsageError(`"${text}" is not like rabbitmq=3.10.`);
+    return [broker, version] as const;
+  });
+  return {
+    adapters: [...new Set(adapters)],
+    prefixes,
+    json: values.json,
+    versions: Object.fromEntries(versions),
+    serial: values.serial,
+  };
+}
+
+function parse<T>(read: () => T): T {
+  try {
+    return read();
+  } catch (error) {
+    throw new UsageError(error instanceof Error ? error.message : String(error));
+  }
+}
+
+/** Notes how each test ended, and why a file could not be run. */
+class Collector implements Reporter {
+  readonly outcomes: TestOutcome[] = [];
+  readonly problems = new Map<string, string>();
+
+  onTestCaseResult(test: TestCase): void {
+    const meta = test.meta().waybill;
+    if (meta === undefined) return;
+    const result = test.result();
+    const about = { adapter: meta.adapter, id: meta.id, name: test.name };
+    if (result.state === 'passed') {
+      const reason = meta.unsupported;
+      this.outcomes.push(
+        reason === undefined ? { ...about, status: 'passed' } : { ...about, status: 'unsupported', reason },
+      );
+    } else if (result.state === 'failed') {
+      this.outcomes.push({ ...about, status: 'failed', reason: firstLine(result.errors[0]?.message) });
+    }
+  }
+
+  onTestModuleEnd(module: TestModule): void {
+    const adapter = /([^/\\]+)\.test\.ts$/.exec(module.moduleId)?.[1];
+    const errors = [...module.errors(), ...[...module.children.allSuites()].flatMap((suite) => suite.errors())];
+    if (adapter !== undefined && errors.length > 0) this.problems.set(adapter, firstLine(errors[0]?.message));
+  }
+}
+
+function firstLine(text = 'it failed'): string {
+  return text.split('\n', 1)[0] ?? text;
+}
+
+async function run(options: Options): Promise<number> {
+  const root = resolve(dirname(fileURLToPath(import.meta.url)), '..');
+  process.env['WAYBILL_IDS'] = options.prefixes.join(',');
+  for (const [broker, version] of Object.entries(options.versions)) {
+    process.env[`WAYBILL_${broker.toUpperCase()}_VERSION`] = version;
+  }
+  const collector = new Collector();
+  const vitest = await startVitest(
+    options.adapters.map((adapter) => `test/${adapter}.test.ts`),
+    {
+      root,
+      config: resolve(root, 'vitest.config.ts'),
+      watch: false,
+      reporters: ['default', collector],
+      fileParallelism: !options.serial,
+    },
+  );
+  const unhandled = vitest.state.getUnhandledErrors();
+  await vitest.close();
+
+  const ids = selectIds(options.prefixes);
+  const verdicts = options.adapters.flatMap((adapter) =>
+    judge(adapter, ids, collector.outcomes, collector.problems.get(adapter)),
+  );
+  if (options.json !== undefined) await writeJson(resolve(options.json), verdicts);
+  for (const { adapter, id, status, reason } of verdicts) {
+    if (status === 'failed') console.log(`failed: ${adapter} ${id}: ${reason}`);
+  }
+  if (unhandled.length > 0) console.log(`failed: ${unhandled.length} errors that nobody handled, see above`);
+  for (const adapter of options.adapters) console.log(countLine(adapter, verdicts));
+  return unhandled.length > 0 || verdicts.some(({ status }) => status === 'failed') ? 1 : 0;
+}
+
+async function writeJson(file: string, verdicts: readonly Verdict[]): Promise<void> {
+  await mkdir(dirname(file), { recursive: true });
+  await writeFile(file, `${JSON.stringify(verdicts, null, 2)}\n`);
+}
+
+try {
+  const options = readOptions(process.argv.slice(2));
+  if (options === 'help') console.log(USAGE);
+  // The test runner leaves an exit code of its own behind; this one is the suite's.
+  else process.exit(await run(options));
+} catch (error) {
+  if (!(error instanceof UsageError)) throw error;
+  console.error(`${error.message}\n\n${USAGE}`);
+  process.exitCode = 2;
+}
