@@ -1,41 +1,34 @@
-import type {
-  AdapterContext,
-  AdapterFactory,
-  Capabilities,
-  Connection,
-  DeadLetterRecord,
-  Delivery,
-  GroupRef,
-  Receiver,
-  ReceiverEvents,
-  SendResult,
-  SettleResult,
-  Source,
-} from '@waybill/core/adapter';
-import { ConfigError, checkOptions, LeaseLostError, parseBrokerUrl, readParams, sleep } from '@waybill/core/adapter';
+// Made from docs/writing-an-adapter.md by scripts/doc-samples.ts; change it there.
+import type * as kit from '@waybill/core/adapter';
+import { ConfigError, checkOptions, parseBrokerUrl, readParams, sleep, WaybillError } from '@waybill/core/adapter';
 
 /** What a message is made of; a stranger's has a body and perhaps nothing else. */
-export type Content = Omit<DeadLetterRecord, 'position' | 'native' | 'details' | 'alone'>;
+export type Content = Omit<kit.DeadLetterRecord, 'position' | 'native' | 'details' | 'alone'>;
+
+/** A copy, because publishers and handlers may do as they like with their bytes. */
+function copyOf({ id, key, type, contentType, body, headers, publishedAt, expiresAt }: Content): Content {
+  return { id, key, type, contentType, body: new Uint8Array(body), headers, publishedAt, expiresAt };
+}
 
 /** A group's own copy of a message, in its array from the publish until it is settled. */
 interface Entry extends Content {
   readonly position: string;
   attempt: number;
-  /** It is not handed out before this time: the end of a delay, or of a lease. */
+  /** Not handed out before this time: the end of a delay, or of a lease. */
   notBefore: number;
-  /** The handing-out that may settle it. */
-  heldBy: Delivery | undefined;
+  /** The one handing-out that may settle it. */
+  heldBy: kit.Delivery | undefined;
 }
 
 export class Group {
   readonly entries: Entry[] = [];
-  readonly deadLetters: DeadLetterRecord[] = [];
+  readonly deadLetters: kit.DeadLetterRecord[] = [];
   changed = new AbortController();
   #count = 0;
 
-  add({ id, key, type, contentType, body, headers, publishedAt, expiresAt }: Content, notBefore = 0): void {
-    const content = { id, key, type, contentType, body: new Uint8Array(body), headers, publishedAt, expiresAt };
-    this.entries.push({ ...content, position: `${++this.#count}`, attempt: 1, notBefore, heldBy: undefined });
+  add(content: Content, notBefore = 0): void {
+    const position = String(++this.#count);
+    this.entries.push({ ...copyOf(content), position, attempt: 1, notBefore, heldBy: undefined });
     this.wake();
   }
 
@@ -47,15 +40,10 @@ export class Group {
   }
 }
 
-export interface Topic {
-  readonly ordered: boolean;
-  readonly lanes: number | undefined;
-  readonly groups: Map<string, Group>;
-}
+/** Topics by their names, with their groups. */
+export type Broker = Map<string, { ordered: boolean; lanes: number | undefined; groups: Map<string, Group> }>;
 
-export type ArrayBroker = Map<string, Topic>;
-
-const brokers = new Map<string, ArrayBroker>();
+const brokers = new Map<string, Broker>();
 
 /** `array:name` is one broker for the whole process. */
 export const array = {
@@ -64,173 +52,154 @@ export const array = {
   fromUrl(text: string) {
     const url = parseBrokerUrl(text);
     readParams(url, {});
-    const broker: ArrayBroker = brokers.get(url.shown) ?? new Map();
+    const broker: Broker = brokers.get(url.shown) ?? new Map();
     brokers.set(url.shown, broker);
-    const connect = async (context: AdapterContext): Promise<Connection> => connectTo(broker, context);
-    return { name: 'array', target: url.shown, native: broker, connect };
+    const connect = async (context: kit.AdapterContext): Promise<kit.Connection> => connectionTo(broker, context);
+    return { name: 'array', target: url.shown, broker, connect };
   },
-} satisfies AdapterFactory;
+} satisfies kit.AdapterFactory;
 
-const capabilities: Capabilities = {
+const no = (reason: string): kit.Support => ({ supported: false, reason });
+const yes: kit.Support = { supported: true };
+
+const capabilities: kit.Capabilities = {
   lease: { kind: 'delivery', min: 1_000, max: 3_600_000, maxHandling: Number.POSITIVE_INFINITY },
   maxMessageBytes: 1_024 * 1_024,
   maxDelay: Number.POSITIVE_INFINITY,
   publish: { maxMessages: 100, maxBytes: 16 * 1_024 * 1_024, maxInFlight: 1 },
-  log: { supported: false, reason: 'a message leaves the array when it is settled' },
-  orderedAttempts: { supported: false, reason: 'a message of an ordered topic is retried by the member that has it' },
-  countsDeliveries: { supported: false, reason: 'the array does not count how often it hands out a message' },
-  cleanJoin: { supported: true },
-  knowsOrder: { supported: true },
-  openPeek: { supported: true },
+  log: no('a message leaves the array when it is settled'),
+  orderedAttempts: no('a message of an ordered topic is retried by the member that has it'),
+  countsDeliveries: no('the array does not count how often it hands out a message'),
+  cleanJoin: yes,
+  knowsOrder: yes,
+  openPeek: yes,
   broadcastCleanup: 0,
   retention: 'Everything is kept until it is settled, as long as the process lives.',
 };
 
-function connectTo(broker: ArrayBroker, context: AdapterContext): Connection {
-  const { clock, names, namePrefix } = context;
+const wrong = (text: string): ConfigError => new ConfigError('topology', text, { adapter: 'array' });
+
+function connectionTo(broker: Broker, { clock, names, namePrefix }: kit.AdapterContext): kit.Connection {
   const topicName = (topic: string): string => names.topic?.(topic) ?? namePrefix + topic;
   const groupName = (topic: string, group: string): string => names.group?.(topic, group) ?? group;
-  const find = ({ topic, name }: GroupRef): Group | undefined =>
+  const find = ({ topic, name }: kit.GroupRef): Group | undefined =>
     broker.get(topicName(topic.name))?.groups.get(groupName(topic.name, name));
-  const groupOf = (ref: GroupRef): Group => {
+  const groupOf = (ref: kit.GroupRef): Group => {
     const group = find(ref);
-    if (group === undefined) throw wrong(`topic "${ref.topic.name}" has no group "${ref.name}"`);
+    if (group === undefined) throw wrong(`topic "${ref.topic.name}" has no group "${ref.name}"; provision it first`);
     return group;
   };
-  const temporary = new Set<GroupRef>();
+  const remove = (ref: kit.GroupRef): void => {
+    const group = find(ref);
+    broker.get(topicName(ref.topic.name))?.groups.delete(groupName(ref.topic.name, ref.name));
+    group?.wake();
+  };
+  const temporary = new Set<kit.GroupRef>();
 
-  const connection: Connection = {
+  return {
     capabilities,
     native: broker,
-
-    async describeTopic(name) {
-      return broker.get(topicName(name));
-    },
+    describeTopic: async (name) => broker.get(topicName(name)),
 
     async provision(items, mode) {
       const differences: string[] = [];
       for (const { topic: declared, groups } of items) {
         checkOptions(declared.options ?? {}, [], 'broker.array');
         const { name, ordered, lanes = 8 } = declared;
-        const topic = broker.get(topicName(name)) ?? { ordered, lanes: ordered ? lanes : undefined, groups: new Map() };
-        if (topic.ordered !== ordered) differences.push(`topic "${name}" is ${topic.ordered ? '' : 'not '}ordered`);
+        const found = broker.get(topicName(name));
+        const topic = found ?? { ordered, lanes: ordered ? lanes : undefined, groups: new Map<string, Group>() };
         if (mode === 'create') broker.set(topicName(name), topic);
-        else if (!broker.has(topicName(name))) differences.push(`topic "${name}" is missing`);
-        for (const group of groups) {
-          checkOptions(group.options ?? {}, [], 'broker.array');
-          const own = groupName(name, group.name);
-          if (mode === 'create' && !topic.groups.has(own)) topic.groups.set(own, new Group());
-          if (!topic.groups.has(own)) differences.push(`group "${own}" of topic "${name}" is missing`);
+        else if (found === undefined) differences.push(`topic "${name}" is missing`);
+        for (const { name: group, options } of groups) {
+          checkOptions(options ?? {}, [], 'broker.array');
+          const existing = topic.groups.get(groupName(name, group));
+          if (mode === 'create') topic.groups.set(groupName(name, group), existing ?? new Group());
+          else if (existing === undefined) differences.push(`group "${group}" of topic "${name}" is missing`);
         }
       }
       return differences;
     },
 
-    async removeGroup(ref) {
-      const group = find(ref);
-      broker.get(topicName(ref.topic.name))?.groups.delete(groupName(ref.topic.name, ref.name));
-      group?.wake();
-    },
+    removeGroup: async (ref) => remove(ref),
 
     async publish(batch) {
-      return batch.map((message): SendResult => {
-        const { topic: to, options = {}, deliverAt = 0 } = message;
-        const topic = broker.get(topicName(to.name));
+      return batch.map((message) => {
         try {
-          checkOptions(options, [], 'broker.array');
-          if (topic === undefined) throw wrong(`there is no topic "${to.name}"`);
+          checkOptions(message.options ?? {}, [], 'broker.array');
+          const topic = broker.get(topicName(message.topic.name));
+          if (topic === undefined) throw wrong(`there is no topic "${message.topic.name}"; provision it first`);
+          const notBefore = clock.monotonic() + (message.deliverAt ?? 0) - clock.now();
+          for (const group of topic.groups.values()) group.add(message, notBefore);
+          return { status: 'stored' };
         } catch (error) {
-          return { status: 'failed', outcome: 'not-sent', retryable: false, error: error as ConfigError };
+          if (!WaybillError.is(error)) throw error;
+          return { status: 'failed', outcome: 'not-sent', retryable: false, error };
         }
-        const notBefore = clock.monotonic() + deliverAt - clock.now();
-        for (const group of topic.groups.values()) group.add(message, notBefore);
-        return { status: 'stored' };
       });
     },
 
     async openReceiver(source, events) {
       groupOf(source.group);
       if (source.group.temporary) temporary.add(source.group);
-      return receiverOf(source, events, context, connection, () => find(source.group));
+      const receiver = receiverOf(source, events, clock, () => find(source.group));
+      const close = async (): Promise<void> => (source.group.temporary ? remove(source.group) : undefined);
+      return { ...receiver, close };
     },
 
-    async countDeadLetters(ref) {
-      return { value: groupOf(ref).deadLetters.length, exact: true };
-    },
+    countDeadLetters: async (ref) => ({ value: groupOf(ref).deadLetters.length, exact: true }),
 
     async openDeadLetters(ref) {
       const group = groupOf(ref);
       const unread = [...group.deadLetters];
-      const take = (record: DeadLetterRecord): boolean => {
+      const take = (record: kit.DeadLetterRecord, again: boolean): kit.SettleResult => {
         const at = group.deadLetters.indexOf(record);
-        if (at >= 0) group.deadLetters.splice(at, 1);
-        return at >= 0;
+        if (at < 0) return 'lost';
+        if (again) group.add({ ...record, expiresAt: undefined });
+        group.deadLetters.splice(at, 1);
+        return 'applied';
       };
       return {
         next: async (max) => unread.splice(0, max),
-        purge: async (records) => records.map((record) => (take(record) ? 'applied' : 'lost')),
-        redrive: async (records) =>
-          records.map((record) => {
-            if (!take(record)) return 'lost';
-            group.add({ ...record, expiresAt: undefined });
-            return 'applied';
-          }),
+        redrive: async (records) => records.map((record) => take(record, true)),
+        purge: async (records) => records.map((record) => take(record, false)),
         close: async () => {},
       };
     },
 
     async lag(ref) {
-      const { entries } = groupOf(ref);
-      const now = clock.monotonic();
-      const waiting = entries.filter(({ notBefore }) => notBefore <= now).length;
-      const inFlight = entries.filter(({ notBefore, heldBy }) => notBefore > now && heldBy !== undefined).length;
-      return { waiting, inFlight, delayed: entries.length - waiting - inFlight, exact: true };
+      const lag = { waiting: 0, delayed: 0, inFlight: 0 };
+      for (const { notBefore, heldBy } of groupOf(ref).entries) {
+        lag[notBefore <= clock.monotonic() ? 'waiting' : heldBy === undefined ? 'delayed' : 'inFlight']++;
+      }
+      return { ...lag, exact: true };
     },
 
-    async seek() {}, // never called: `log` is not supported
-    async ping() {},
-    async close() {
-      for (const group of temporary) await connection.removeGroup(group);
-    },
+    seek: async () => {}, // never called, because `log` is not supported
+    ping: async () => {},
+    close: async () => temporary.forEach(remove),
   };
-  return connection;
 }
 
-const lane = '0';
-
-const wrong = (text: string): ConfigError => new ConfigError('topology', text, { adapter: 'array' });
-
 function receiverOf(
-  source: Source,
-  events: ReceiverEvents,
-  { clock, topology }: AdapterContext,
-  connection: Connection,
+  { group: { topic, name }, lease }: kit.Source,
+  events: kit.ReceiverEvents,
+  clock: kit.Clock,
   find: () => Group | undefined,
-): Receiver {
-  let paused = false;
+): Omit<kit.Receiver, 'close'> {
+  const lane = '0';
+  events.assigned([lane]);
+  const entryOf = (delivery: kit.Delivery): Entry => delivery.native as Entry;
 
-  const handOut = (entry: Entry): Delivery => {
-    entry.notBefore = clock.monotonic() + source.lease;
-    entry.heldBy = {
-      ...entry,
-      body: new Uint8Array(entry.body),
-      lane,
-      deliveries: undefined,
-      leaseUntil: entry.notBefore,
-      native: entry,
-    };
-    return entry.heldBy;
+  const renew = (entry: Entry): number => {
+    entry.notBefore = clock.monotonic() + lease;
+    return entry.notBefore;
   };
 
-  /** Somebody has deleted the group: it is made again, or the subscription fails (LIFE-07). */
-  const makeAgain = async (): Promise<void> => {
-    const { topic, name, temporary } = source.group;
-    const text = `group "${name}" of topic "${topic.name}" was deleted`;
-    if (topology !== 'create' && !temporary) return events.failed(wrong(text));
-    events.lost([lane], new LeaseLostError(text, { adapter: 'array' }));
-    const group = { name, temporary, startAt: 'latest', options: source.options } as const;
-    await connection.provision([{ topic, groups: [group] }], 'create');
-    events.positionLost(lane, `${text} and made again`);
+  const handOut = (entry: Entry): kit.Delivery => {
+    const { position, attempt } = entry;
+    const leaseUntil = renew(entry);
+    entry.heldBy = { ...copyOf(entry), lane, position, attempt, leaseUntil, deliveries: undefined, native: entry };
+    return entry.heldBy;
   };
 
   return {
@@ -238,18 +207,19 @@ function receiverOf(
       for (;;) {
         const group = find();
         if (group === undefined) {
-          await makeAgain();
+          events.failed(wrong(`group "${name}" of topic "${topic.name}" was deleted`));
           return [];
         }
         const now = clock.monotonic();
-        const taken: Delivery[] = [];
+        const taken: kit.Delivery[] = [];
         const keysAhead = new Set<string>();
         let wakeAt = now + 60_000;
-        for (const entry of paused ? [] : group.entries) {
+        for (const entry of group.entries) {
           if (taken.length === max) break;
-          const behind = entry.key !== undefined && keysAhead.has(entry.key);
-          if (source.group.topic.ordered && entry.key !== undefined) keysAhead.add(entry.key);
-          if (entry.notBefore > now) wakeAt = Math.min(wakeAt, entry.notBefore);
+          const { key, notBefore } = entry;
+          const behind = key !== undefined && keysAhead.has(key);
+          if (topic.ordered && key !== undefined) keysAhead.add(key);
+          if (notBefore > now) wakeAt = Math.min(wakeAt, notBefore);
           else if (!behind) taken.push(handOut(entry));
         }
         if (taken.length > 0 || finish.aborted) return taken;
@@ -259,45 +229,33 @@ function receiverOf(
 
     async settle(batch) {
       const group = find();
-      const results = batch.map((settlement): SettleResult => {
+      const results = batch.map((settlement): kit.SettleResult => {
         const { delivery } = settlement;
-        const entry = delivery.native as Entry;
+        const entry = entryOf(delivery);
         const at = group?.entries.indexOf(entry) ?? -1;
         if (group === undefined || at < 0 || entry.heldBy !== delivery) return 'lost';
         entry.heldBy = undefined;
         entry.notBefore = 0;
         if (settlement.verb === 'giveBack') {
-          entry.attempt = settlement.attempt;
           entry.notBefore = clock.monotonic() + settlement.after;
-        } else if (settlement.verb !== 'abandon') {
-          group.entries.splice(at, 1);
-          if (settlement.verb === 'deadLetter') group.deadLetters.push({ ...delivery, details: settlement.details });
+          entry.attempt = settlement.attempt;
         }
+        if (settlement.verb === 'deadLetter') group.deadLetters.push({ ...delivery, details: settlement.details });
+        if (settlement.verb === 'ack' || settlement.verb === 'deadLetter') group.entries.splice(at, 1);
         return 'applied';
       });
       group?.wake();
       return results;
     },
 
-    async extend(deliveries) {
-      return deliveries.map((delivery) => {
-        const entry = delivery.native as Entry;
-        if (entry.heldBy !== delivery) return undefined;
-        entry.notBefore = clock.monotonic() + source.lease;
-        return entry.notBefore;
-      });
-    },
+    extend: async (deliveries) =>
+      deliveries.map((delivery) => {
+        const entry = entryOf(delivery);
+        return entry.heldBy === delivery ? renew(entry) : undefined;
+      }),
 
-    pauseLane() {
-      paused = true;
-    },
-    resumeLane() {
-      paused = false;
-      find()?.wake();
-    },
-
-    async close() {
-      if (source.group.temporary) await connection.removeGroup(source.group);
-    },
+    // Never called: what waits behind its key stays in the array, so that nothing piles up in core.
+    pauseLane() {},
+    resumeLane() {},
   };
 }

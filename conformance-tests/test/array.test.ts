@@ -55,7 +55,7 @@ const arrayUnderTest: AdapterUnderTest = {
 };
 
 function foreignClient(url: string): ForeignClient {
-  const broker = array.fromUrl(url).native;
+  const broker = array.fromUrl(url).broker;
   const publish: ForeignClient['publish'] = async (topic, message) => {
     for (const group of broker.get(topic)?.groups.values() ?? []) group.add(contentOf(message));
   };

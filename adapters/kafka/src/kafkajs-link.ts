@@ -69,6 +69,7 @@ class Link {
   #connection: KafkajsConnection | undefined;
   #opening: Promise<KafkajsConnection> | undefined;
   #versions: ApiVersions = {};
+  #underWay = 0;
   #closed = false;
 
   constructor(options: LinkOptions, endpoint: Endpoint) {
@@ -84,6 +85,7 @@ class Link {
   ): Promise<unknown> {
     const connection = await this.#open();
     let sent = false;
+    this.#underWay++;
     try {
       const { request, response, requestTimeout } = this.#protocol(api, args);
       const encode = request.encode;
@@ -103,10 +105,14 @@ class Link {
       });
       return await sending;
     } catch (error) {
+      // A write that the system refused has not reached the broker as a whole; of several, nobody knows which one.
+      if (this.#underWay === 1 && isFailedWrite(error)) sent = false;
       const failure = toFailure(error, sent);
       // What was not answered in time blocks everything behind it.
       if (failure.code === 'TIMEOUT') this.#drop(connection, failure);
       throw failure;
+    } finally {
+      this.#underWay--;
     }
   }
 
@@ -249,6 +255,9 @@ export function refusal(code: number, about: string): KafkaFailure {
 
 export const refused = (code: string, about: string): KafkaFailure =>
   new KafkaFailure(code, `${errorCodes.find((one) => one.type === code)?.message ?? code} (${about})`, { sent: false });
+
+const isFailedWrite = (error: unknown): boolean =>
+  error instanceof Error && /: write (ECONNRESET|EPIPE|ECONNABORTED)$/.test(error.message);
 
 const tlsCodes = /^(ERR_SSL|ERR_TLS|EPROTO|CERT_|DEPTH_ZERO|SELF_SIGNED|UNABLE_TO|HOSTNAME_MISMATCH)/;
 

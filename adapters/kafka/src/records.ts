@@ -42,6 +42,9 @@ function asBuffer(body: Uint8Array): Buffer {
   return Buffer.isBuffer(body) ? body : Buffer.from(body.buffer, body.byteOffset, body.byteLength);
 }
 
+const asBytes = ({ buffer, byteOffset, byteLength }: Buffer): Uint8Array =>
+  new Uint8Array(buffer, byteOffset, byteLength);
+
 /** Bytes of a record on the wire, at most. */
 export function sizeOf(record: OutgoingRecord): number {
   let size = 32 + (record.key?.length ?? 0) + (record.value?.length ?? 0);
@@ -81,7 +84,8 @@ export function readRecord(record: FetchedRecord, partition: number, key = recor
     type: own[wireHeaders.type],
     // Foreign producers that follow CloudEvents name it so.
     contentType: own[wireHeaders.contentType] ?? user['content-type'],
-    body: record.value ?? none,
+    // Users get plain bytes, not Node's subclass of them.
+    body: asBytes(record.value ?? none),
     headers: user,
     // A foreign producer may have written none: Kafka then says -1.
     publishedAt: integer(own[wireHeaders.publishedAt]) ?? (record.timestamp >= 0 ? record.timestamp : undefined),

@@ -15,7 +15,7 @@ import {
   type TopicRef,
 } from '@waybill/core/adapter';
 import { type Driver, KafkaFailure, type NewTopic, type PartitionInfo, type TopicPartition } from './driver.ts';
-import { toWaybillError } from './errors.ts';
+import { isPassing, toWaybillError } from './errors.ts';
 import { DEFAULT_MAX_MESSAGE_BYTES, type Settings } from './settings.ts';
 
 /** Milliseconds that the delay levels hold a message; 0 is the one whose messages are due within the second. */
@@ -334,15 +334,25 @@ export class Topology {
     partitions: readonly TopicPartition[],
     at: 'earliest' | 'latest' | number,
   ): Promise<Map<number, number>> {
-    const { driver, settings } = this.#options;
-    const found = await this.#ask('reading offsets', () => driver.offsets(partitions.map((one) => ({ ...one, at }))));
-    const offsets = new Map<number, number>();
-    for (const [index, { partition }] of partitions.entries()) {
-      const offset = found[index];
-      if (offset instanceof KafkaFailure) throw toWaybillError(offset, 'reading offsets', settings.target);
-      if (offset !== undefined) offsets.set(partition, offset);
+    const { driver, settings, clock } = this.#options;
+    const giveUp = clock.monotonic() + settings.requestTimeout;
+    for (let failures = 1; ; failures++) {
+      const found = await this.#ask('reading offsets', () => driver.offsets(partitions.map((one) => ({ ...one, at }))));
+      const failure = found.find((one) => one instanceof KafkaFailure);
+      if (failure === undefined) {
+        const offsets = new Map<number, number>();
+        for (const [index, { partition }] of partitions.entries()) {
+          const offset = found[index];
+          if (typeof offset === 'number') offsets.set(partition, offset);
+        }
+        return offsets;
+      }
+      // A broker that has just started is told one by one what it leads.
+      if (!isPassing(failure) || clock.monotonic() > giveUp) {
+        throw toWaybillError(failure, 'reading offsets', settings.target);
+      }
+      await sleep(clock, backOff(failures, { initial: 20, max: 500 }));
     }
-    return offsets;
   }
 
   async #since(partitions: readonly TopicPartition[], time: number): Promise<Map<number, number>> {

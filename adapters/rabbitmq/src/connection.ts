@@ -61,6 +61,7 @@ export class RabbitConnection implements Connection {
   #exchangeTimer: Timer | undefined;
   #exchangeMissingSince: number | undefined;
   #repairingDelays: Promise<void> | undefined;
+  #doubt: Promise<void> | undefined;
   #closed = false;
 
   private constructor(settings: Settings, context: AdapterContext, consume: Link, publish: Link) {
@@ -99,7 +100,9 @@ export class RabbitConnection implements Connection {
       up: () => {
         if (connection !== undefined) connection.#topology.forget();
       },
-      down: () => {},
+      down: () => {
+        if (connection !== undefined) connection.#doubtPublishing();
+      },
     });
     try {
       const publish = await Link.open('publish', settings, context, {
@@ -134,7 +137,8 @@ export class RabbitConnection implements Connection {
     return this.#topology.remove(group);
   }
 
-  publish(batch: readonly OutgoingMessage[]): Promise<readonly SendResult[]> {
+  async publish(batch: readonly OutgoingMessage[]): Promise<readonly SendResult[]> {
+    if (this.#doubt !== undefined) await this.#doubt;
     return this.#publisher.publish(batch);
   }
 
@@ -216,6 +220,18 @@ export class RabbitConnection implements Connection {
     const differences = await this.#topology.create({ topic: group.topic, groups });
     if (differences.length > 0) throw new ConfigError('topology', differences.join('; '), { adapter: adapterName });
     this.#context.logger.warn(`rabbitmq: ${what}: its queue or exchange was deleted, and was made again`);
+  }
+
+  /**
+   * What ends one link mostly ends both, and the other's end is already in the socket: whoever wrote to it before
+   * looking could not say any more that nothing was sent.
+   */
+  #doubtPublishing(): void {
+    const looked = new Promise<void>((resolve) => setImmediate(() => setImmediate(resolve)));
+    this.#doubt = looked;
+    void looked.then(() => {
+      if (this.#doubt === looked) this.#doubt = undefined;
+    });
   }
 
   #watchExchange(): void {

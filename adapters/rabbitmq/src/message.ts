@@ -37,6 +37,11 @@ export function toBuffer(body: Uint8Array): Buffer {
   return Buffer.isBuffer(body) ? body : Buffer.from(body.buffer, body.byteOffset, body.byteLength);
 }
 
+/** A Buffer is a Uint8Array with other habits: code for all brokers gets the plain kind. */
+function plainBytes(content: Buffer): Uint8Array {
+  return new Uint8Array(content.buffer, content.byteOffset, content.byteLength);
+}
+
 /** What a delivery says of itself: the part that does not depend on where it was read. */
 export type Content = Omit<Delivery, 'lane' | 'deliveries' | 'alone' | 'leaseUntil'>;
 
@@ -51,7 +56,7 @@ export function fromMessage(message: Message): Content {
     key: own[wireHeaders.key],
     type: text(properties.type),
     contentType: text(properties.contentType),
-    body: message.content,
+    body: plainBytes(message.content),
     headers: user,
     publishedAt: integer(own[wireHeaders.publishedAt]) ?? (typeof seconds === 'number' ? seconds * 1_000 : undefined),
     expiresAt: integer(own[wireHeaders.expiresAt]),

@@ -1,7 +1,7 @@
 import type { Bus, DeadLetter } from '@waybill/core';
 import { PermanentError } from '@waybill/core';
 import { expect } from 'vitest';
-import { contract, RECOVERY, type Scenario } from '../scenario.ts';
+import { AT_ONCE, contract, RECOVERY, type Scenario } from '../scenario.ts';
 
 const key = 'k';
 /** Fails for good at the first attempt. */
@@ -186,18 +186,21 @@ contract('DLQ-03', 'dead letters are counted and shown, the oldest first, and st
 
   const buried = await bury(s, bus, topic, 'g', 6);
   expect(datas(buried)).toEqual(numbers(6));
+  // Where a look hides the entries, the next one may come too early for a moment, but no longer than that.
+  const within = s.supports('openPeek') ? 0 : AT_ONCE;
+  const shown = async (options: Parameters<typeof letters.peek>[0], expected: readonly DeadLetter[]): Promise<void> => {
+    const entries = expected.map(({ entry }) => entry);
+    await s.eventually('the right entries to be shown, in their order', () => letters.peek(options), {
+      until: (seen) => seen.length === entries.length && seen.every(({ entry }, at) => entry === entries[at]),
+      within,
+    });
+  };
   for (let looks = 0; looks < 3; looks++) {
-    // Where a look hides the entries for a moment, it is over when peek has resolved, or soon after.
-    const seen = await s.eventually('all six to be shown', () => letters.peek(), {
-      until: ({ length }) => length === 6,
-    });
-    expect(seen.map(({ entry }) => entry)).toEqual(buried.map(({ entry }) => entry));
-    const some = await s.eventually('two to be shown', () => letters.peek({ limit: 2 }), {
-      until: ({ length }) => length === 2,
-    });
-    expect(datas(some)).toEqual([0, 1]);
-    const odd = await letters.peek({ where: ({ data }) => Number(data) % 2 === 1 });
-    expect(datas(odd)).toEqual([1, 3, 5]);
+    await shown({}, buried);
+    await shown({ limit: 2 }, buried.slice(0, 2));
+    const odd = ({ data }: DeadLetter): boolean => Number(data) % 2 === 1;
+    await shown({ where: odd }, buried.filter(odd));
+    await shown({ where: odd, limit: 2 }, buried.filter(odd).slice(0, 2));
   }
   const counted = await s.eventually('a count of six', () => letters.count(), { until: ({ value }) => value === 6 });
   expect(typeof counted.exact).toBe('boolean');

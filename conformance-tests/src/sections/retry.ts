@@ -140,11 +140,15 @@ contract('RETRY-02', 'a crash between two attempts costs none of them', async (s
   await s.eventually('a dead letter', async () => (await bus.deadLetters(topic, 'g').count()).value === 1, {
     within: s.takeOver + RECOVERY,
   });
+  // Never set aside before three real calls. Where the copy was written and the death came before its ack, there
+  // are two of the message from then on, each with its own three attempts.
   const calls = member.told('received').length + record.count;
   expect(calls).toBeGreaterThanOrEqual(3);
-  expect(calls).toBeLessThanOrEqual(4);
-  const [letter] = await bus.deadLetters(topic, 'g').peek();
-  expect(letter?.attempts).toBe(3);
+  await record.nothingMore(2_500);
+  expect(Math.max(...attempts(record.seen))).toBe(3);
+  expect(record.count).toBeLessThanOrEqual(5);
+  const letters = await bus.deadLetters(topic, 'g').peek();
+  expect(new Set(letters.map((letter) => letter.attempts))).toEqual(new Set([3]));
 });
 
 contract('RETRY-02', 'on an ordered topic a restart never costs an attempt', async (s) => {

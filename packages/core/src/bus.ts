@@ -26,10 +26,11 @@ import {
 import type { Logger } from './logger.ts';
 import type { ReceivedMessage } from './message.ts';
 import { checkName } from './names.ts';
+import { patiently } from './patience.ts';
 import { PublishQueue } from './publisher.ts';
 import { Stream } from './stream.ts';
 import { compileSubscribeOptions } from './subscribe-options.ts';
-import { Member } from './subscription.ts';
+import { Member, type SubscriptionSetup } from './subscription.ts';
 import { type AnyTopic, type Consumer, isConsumer, resolveTopic, type TopicDefinition } from './topic.ts';
 import { Topics } from './topics.ts';
 import type {
@@ -58,6 +59,7 @@ export interface BusSetup {
   readonly options: BusOptions;
   readonly clock: Clock;
   readonly logger: Logger;
+  readonly connectTimeout: number;
   readonly publishTimeout: number;
   readonly maxPendingPublishes: number;
   readonly topology: Topology;
@@ -432,14 +434,12 @@ export class ConnectedBus implements Bus, ConnectionEvents {
       }
       if (topology !== 'none' || temporary) {
         const groups = [{ name: group, temporary, startAt: settings.startAt, options: settings.brokerOptions }];
-        const differences = await this.#connection.provision(
-          [{ topic: on, groups }],
-          topology === 'verify' && !temporary ? 'verify' : 'create',
-        );
+        const mode = topology === 'verify' && !temporary ? 'verify' : 'create';
+        const differences = await this.#patiently(() => this.#connection.provision([{ topic: on, groups }], mode));
         if (differences.length > 0) throw new ConfigError('topology', differences.join('; '), { adapter });
       }
       const place = { adapter, topic: definition.name, group };
-      const member = await Member.join({
+      const setup: SubscriptionSetup = {
         ...place,
         definition,
         codec: this.#codec,
@@ -460,9 +460,10 @@ export class ConnectedBus implements Bus, ConnectionEvents {
         givesBackRunning: stream,
         ended: () => {
           // A failed one stays, so that health tells of it.
-          if (member.state !== 'failed') this.#members.delete(key);
+          if (this.#members.get(key)?.state !== 'failed') this.#members.delete(key);
         },
-      });
+      };
+      const member = await this.#patiently(() => Member.join(setup));
       this.#members.set(key, member);
       if (this.#state !== 'open') {
         await member.close({ timeout: 0 });
@@ -472,6 +473,11 @@ export class ConnectedBus implements Bus, ConnectionEvents {
     } finally {
       this.#reserved.delete(key);
     }
+  }
+
+  /** A subscription that begins while the bus reconnects waits for it as long as `connect` would. */
+  #patiently<T>(ask: () => Promise<T>): Promise<T> {
+    return patiently(this.#setup.clock, this.#setup.connectTimeout, ask);
   }
 
   async #group(definition: TopicDefinition, name: string): Promise<GroupRef> {

@@ -5,9 +5,10 @@ import type { Adapter, AdapterFactory, Connection, ConnectionEvents } from './ad
 import { ConnectedBus } from './bus.ts';
 import { sleep, systemClock } from './clock.ts';
 import { duration } from './duration.ts';
-import { ConfigError, ConnectTimeoutError, WaybillError } from './errors.ts';
+import { ConfigError, ConnectTimeoutError, type WaybillError } from './errors.ts';
 import { consoleLogger, silent } from './logger.ts';
 import { memory } from './memory/index.ts';
+import { isRetryable } from './patience.ts';
 import { backOff } from './retry.ts';
 import type { Bus, BusOptions } from './types.ts';
 import { checkOptions, hidePassword, parseBrokerUrl } from './url.ts';
@@ -99,6 +100,7 @@ export async function connect(target: string | Adapter, options: ConnectOptions 
     options,
     clock,
     logger,
+    connectTimeout,
     publishTimeout,
     maxPendingPublishes,
     topology,
@@ -133,8 +135,7 @@ async function open(
         break;
       } catch (error) {
         last = error;
-        const retryable = WaybillError.is(error, 'CONNECTION') && (error as { retryable?: boolean }).retryable === true;
-        if (!retryable) throw error;
+        if (!isRetryable(error)) throw error;
         const wait = backOff(tries, { initial: 100, max: 2_000 });
         if (clock.monotonic() + wait >= until) break;
         await sleep(clock, wait, giveUp.signal);

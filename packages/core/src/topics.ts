@@ -1,7 +1,7 @@
 import type { Connection, TopicInfo, TopicRef, Topology } from './adapter.ts';
-import { type Clock, sleep } from './clock.ts';
-import { ConfigError, WaybillError } from './errors.ts';
-import { backOff } from './retry.ts';
+import type { Clock } from './clock.ts';
+import { ConfigError } from './errors.ts';
+import { patiently } from './patience.ts';
 import type { TopicDefinition } from './topic.ts';
 
 export type TopicOnBroker = TopicRef & { readonly ordered: boolean };
@@ -74,7 +74,7 @@ export class Topics {
   async #look(definition: TopicDefinition): Promise<TopicInfo> {
     const { connection, topology, adapter } = this.#setup;
     if (topology === 'none') return { ordered: undefined, lanes: undefined };
-    const info = await this.#patiently(() => connection.describeTopic(definition.name));
+    const info = await this.#ask(() => connection.describeTopic(definition.name));
     if (info !== undefined) return info;
     if (topology === 'verify') {
       throw new ConfigError('topology', `topic "${definition.name}" does not exist, and topology is 'verify'`, {
@@ -82,9 +82,13 @@ export class Topics {
       });
     }
     const declared = this.declared(definition);
-    const differences = await this.#patiently(() => connection.provision([{ topic: declared, groups: [] }], 'create'));
+    const differences = await this.#ask(() => connection.provision([{ topic: declared, groups: [] }], 'create'));
     if (differences.length > 0) throw new ConfigError('topology', differences.join('; '), { adapter });
-    return (await this.#patiently(() => connection.describeTopic(definition.name))) ?? declared;
+    return (await this.#ask(() => connection.describeTopic(definition.name))) ?? declared;
+  }
+
+  #ask<T>(ask: () => Promise<T>): Promise<T> {
+    return patiently(this.#setup.clock, this.#setup.patience, ask);
   }
 
   #compare({ name, ordered, lanes }: TopicDefinition, info: TopicInfo): void {
@@ -102,22 +106,6 @@ export class Topics {
         `topic "${name}" is declared with ${lanes} lanes, and has ${info.lanes} on the broker; it is not altered, because keys would move`,
         { adapter },
       );
-    }
-  }
-
-  /** Repeats while the connection is away. */
-  async #patiently<T>(ask: () => Promise<T>): Promise<T> {
-    const { clock, patience } = this.#setup;
-    const until = clock.monotonic() + patience;
-    for (let tries = 1; ; tries++) {
-      try {
-        return await ask();
-      } catch (error) {
-        const retryable = WaybillError.is(error, 'CONNECTION') && (error as { retryable?: boolean }).retryable === true;
-        const wait = backOff(tries, { initial: 50, max: 2_000 });
-        if (!retryable || clock.monotonic() + wait > until) throw error;
-        await sleep(clock, wait);
-      }
     }
   }
 }
