@@ -262,7 +262,7 @@ export async function readLag(options: AdminOptions, group: GroupRef, inFlight: 
       for (const { partition } of found) partitions.push({ topic: one, partition });
     }
     const left = await countUndone(driver, names.group(topic.name, name), partitions);
-    const delayed = await countDelayed(driver, names, retry);
+    const delayed = await countDelayed(driver, names, new Set([source, retry]));
     const { members: all } = await driver.describeGroup(names.group(topic.name, name));
     return {
       waiting: Math.max(0, left - inFlight),
@@ -295,8 +295,8 @@ async function countUndone(driver: Driver, group: string, partitions: readonly T
   return left;
 }
 
-/** Messages in the delay levels on their way to a retry topic; `undefined` when there are too many to look at each. */
-async function countDelayed(driver: Driver, names: KafkaNames, retry: string): Promise<number | undefined> {
+/** Messages in the delay levels on their way to these topics; `undefined` when there are too many to look at each. */
+async function countDelayed(driver: Driver, names: KafkaNames, to: ReadonlySet<string>): Promise<number | undefined> {
   const levels = LEVELS.map((level) => ({ topic: names.level(level), partition: 0 }));
   const found = await driver.describeTopics(levels.map(({ topic }) => topic));
   const there = levels.filter(({ topic }) => !(found.get(topic) instanceof KafkaFailure));
@@ -317,7 +317,7 @@ async function countDelayed(driver: Driver, names: KafkaNames, retry: string): P
     try {
       for (let records = await log.next(); records !== undefined; records = await log.next()) {
         for (const record of records) {
-          if (!done.has(record.offset) && readDestination(record)?.topic === retry) delayed++;
+          if (!done.has(record.offset) && to.has(readDestination(record)?.topic ?? '')) delayed++;
         }
       }
     } finally {

@@ -16,8 +16,11 @@ export interface Claim {
   readonly generation: number;
 }
 
+/** `even`: members get equally many. `keep`: a new member gets only what nobody has, so nothing moves. */
+export type Sharing = 'even' | 'keep';
+
 /** The units of each member; those that have to be let go first are with nobody. */
-export function assign(claims: readonly Claim[], units: readonly string[]): Map<string, string[]> {
+export function assign(claims: readonly Claim[], units: readonly string[], sharing: Sharing): Map<string, string[]> {
   const owners = new Map<string, Claim>();
   const exists = new Set(units);
   for (const claim of claims) {
@@ -37,7 +40,7 @@ export function assign(claims: readonly Claim[], units: readonly string[]): Map<
   const free = units.filter((unit) => !owners.has(unit));
   const result = new Map<string, string[]>();
   for (const [index, { member, units: mine }] of owned.entries()) {
-    result.set(member, mine.slice(0, share + (index < larger ? 1 : 0)));
+    result.set(member, sharing === 'keep' ? mine : mine.slice(0, share + (index < larger ? 1 : 0)));
   }
   for (let round = 0; free.length > 0 && round <= share; round++) {
     for (const [index, { member }] of owned.entries()) {

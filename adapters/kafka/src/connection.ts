@@ -5,6 +5,7 @@ import {
   ClosedError,
   ConfigError,
   type Connection,
+  checkOptions,
   type DeadLetterCount,
   type DeadLetterScan,
   type GroupRef,
@@ -114,6 +115,9 @@ class KafkaConnection implements Connection {
   }
 
   async provision(items: readonly ProvisionItem[], mode: 'create' | 'verify'): Promise<readonly string[]> {
+    for (const { groups } of items) {
+      for (const { name, options } of groups) checkOptions(options ?? {}, [], `group "${name}" broker.kafka`);
+    }
     const differences = await this.#topology.provision(items, mode);
     this.#delays.start();
     return differences;
@@ -127,31 +131,44 @@ class KafkaConnection implements Connection {
   }
 
   async publish(batch: readonly OutgoingMessage[]): Promise<readonly SendResult[]> {
-    const { clock } = this.#context;
-    const now = clock.now();
-    const sends = batch.map((message): Send => {
-      const topic = this.#names.topic(message.topic.name);
-      const record = messageRecord(message);
-      if (message.deliverAt === undefined || message.deliverAt <= now) {
-        return { topic, record, ordered: message.topic.ordered };
+    const now = this.#context.clock.now();
+    const results: SendResult[] = new Array(batch.length);
+    const sends: Send[] = [];
+    const places: number[] = [];
+    for (const [index, message] of batch.entries()) {
+      const fault = optionFault(message);
+      if (fault !== undefined) {
+        results[index] = { status: 'failed', outcome: 'not-sent', retryable: false, error: fault };
+        continue;
       }
-      this.#delays.start();
-      return this.#delays.send(record, { topic, partition: undefined }, message.deliverAt);
-    });
-    const sent = await this.#publisher.send(sends);
+      places.push(index);
+      sends.push(this.#send(message, now));
+    }
     const missing = new Map<string, OutgoingMessage>();
-    const results = sent.map((result, index): SendResult => {
+    for (const [at, sent] of (await this.#publisher.send(sends)).entries()) {
+      const index = places[at] as number;
       const message = batch[index] as OutgoingMessage;
-      if (!(result instanceof KafkaFailure)) {
-        const delayed = sends[index]?.topic !== this.#names.topic(message.topic.name);
-        if (delayed || result.offset < 0) return { status: 'stored' };
-        return { status: 'stored', position: `${result.partition}:${result.offset}` };
+      if (sent instanceof KafkaFailure) {
+        const { name } = message.topic;
+        if (sent.code === 'UNKNOWN_TOPIC_OR_PARTITION') missing.set(name, message);
+        results[index] = sendFailure(sent, name, message.body.byteLength, this.capabilities.maxMessageBytes);
+      } else if (sent.offset < 0 || isLater(message, now)) {
+        // A delayed message gets its place when its time has come.
+        results[index] = { status: 'stored' };
+      } else {
+        results[index] = { status: 'stored', position: `${sent.partition}:${sent.offset}` };
       }
-      if (result.code === 'UNKNOWN_TOPIC_OR_PARTITION') missing.set(message.topic.name, message);
-      return sendFailure(result, message.topic.name, message.body.byteLength, this.capabilities.maxMessageBytes);
-    });
+    }
     if (missing.size > 0) await this.#makeAgain([...missing.values()]);
     return results;
+  }
+
+  #send(message: OutgoingMessage, now: number): Send {
+    const topic = this.#names.topic(message.topic.name);
+    const record = messageRecord(message);
+    if (!isLater(message, now)) return { topic, record, ordered: message.topic.ordered };
+    this.#delays.start();
+    return this.#delays.send(record, { topic, partition: undefined }, message.deliverAt ?? now);
   }
 
   /** LIFE-07: topics that were deleted under a publisher; core sends their messages again. */
@@ -292,6 +309,18 @@ class KafkaConnection implements Connection {
     this.#down = false;
     this.#context.events.restored();
   }
+}
+
+const isLater = ({ deliverAt }: OutgoingMessage, now: number): boolean => deliverAt !== undefined && deliverAt > now;
+
+/** A publish has no options for this adapter; what is meant for it and not known is refused (CFG-01). */
+function optionFault({ topic, options }: OutgoingMessage): ConfigError | undefined {
+  const [unknown] = Object.keys(options ?? {});
+  if (unknown === undefined) return undefined;
+  return new ConfigError(
+    `broker.kafka.${unknown}`,
+    `unknown option of a publish to topic "${topic.name}"; Kafka has none`,
+  );
 }
 
 function capabilities(settings: Settings): Capabilities {

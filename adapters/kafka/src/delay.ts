@@ -18,6 +18,8 @@ import { type KafkaNames, LEVELS } from './topology.ts';
 
 /** Milliseconds that a message waits in a forwarder's hands at most. */
 const HOLD = 1_000;
+/** How long the others wait for a forwarder that has died when somebody comes or goes. */
+const REBALANCE = 2_000;
 /** Messages in a forwarder's hands; what is beyond waits in its topic. */
 const MOST_HELD = 20_000;
 /** A forwarder that dies is missed after this long; the least that brokers allow. */
@@ -84,6 +86,9 @@ export class DelayLevels {
       topics: LEVELS.map((level) => names.level(level)),
       unitOf: ({ topic }) => topic,
       session: SESSION,
+      rebalance: REBALANCE,
+      // One forwarder has work for no more than itself; a level that moves stands still meanwhile.
+      sharing: 'keep',
       ahead: { records: STEP, bytes: 16 * 1024 * 1024 },
       patience: requestTimeout,
       clock,

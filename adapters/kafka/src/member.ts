@@ -11,6 +11,7 @@ import {
   encodeAssignment,
   encodeSubscription,
   PROTOCOL,
+  type Sharing,
 } from './assignment.ts';
 import { type Driver, type GroupLink, KafkaFailure, type MemberRef, type TopicPartition } from './driver.ts';
 import { asFailure } from './errors.ts';
@@ -35,6 +36,10 @@ export interface MemberOptions {
   readonly unitOf: (partition: TopicPartition) => string;
   /** Milliseconds of silence after which the broker gives our units to others. */
   readonly session: number;
+  /** Milliseconds that the others wait for a member that does not join again; default: a session. */
+  readonly rebalance?: number;
+  /** Whether members share evenly, or whoever has a unit keeps it. */
+  readonly sharing: Sharing;
   readonly clock: Clock;
   readonly logger: Logger;
   readonly events: MemberEvents;
@@ -70,7 +75,6 @@ export class Member {
   #id = '';
   #generation = -1;
   #leader = false;
-  #joining = false;
   #rejoin = false;
   #down = false;
   /** Until when, in monotonic time, the broker surely keeps our units for us. */
@@ -82,8 +86,8 @@ export class Member {
 
   constructor(options: MemberOptions) {
     this.#options = options;
-    // Members join again within a heartbeat, so the others need not wait for one longer than a session.
-    this.#link = options.driver.openGroup(options.group, { session: options.session, rebalance: options.session });
+    const { driver, group, session, rebalance = session } = options;
+    this.#link = driver.openGroup(group, { session, rebalance });
   }
 
   /** Resolves when it has joined for the first time; rejects when the group refuses it for good. */
@@ -103,7 +107,7 @@ export class Member {
    * clock goes on while it stands still.
    */
   get alive(): boolean {
-    if (this.#joining || this.#options.clock.monotonic() < this.#safeUntil) return true;
+    if (this.#options.clock.monotonic() < this.#safeUntil) return true;
     this.#expire();
     return false;
   }
@@ -175,25 +179,22 @@ export class Member {
   }
 
   async #join(): Promise<void> {
-    const { topics, unitOf, clock, logger, group } = this.#options;
+    const { topics, unitOf, session, clock, logger, group } = this.#options;
     this.#rejoin = false;
     // What is being let go is still claimed: nobody else may have it yet.
     const claim = { units: [...this.#owned], generation: this.#generation };
-    let units: readonly TopicPartition[];
-    this.#joining = true;
-    try {
-      const answer = await this.#link.join(this.#id, PROTOCOL, encodeSubscription(topics, claim), (id) => {
-        this.#id = id;
-      });
-      this.#id = answer.id;
-      this.#generation = answer.generation;
-      this.#leader = answer.leader === answer.id;
-      const assignments = this.#leader ? await this.#divide(answer.members) : [];
-      units = decodeAssignment(await this.#link.sync(answer, assignments));
-      this.#safeUntil = clock.monotonic() + this.#options.session;
-    } finally {
-      this.#joining = false;
-    }
+    // The broker waits for the others no longer than a session, and counts ours anew with its answer.
+    if (!this.#down) this.#safeUntil = Math.max(this.#safeUntil, clock.monotonic() + session);
+    const answer = await this.#link.join(this.#id, PROTOCOL, encodeSubscription(topics, claim), (id) => {
+      this.#id = id;
+    });
+    this.#id = answer.id;
+    this.#generation = answer.generation;
+    this.#leader = answer.leader === answer.id;
+    this.#safeUntil = clock.monotonic() + session;
+    const assignments = this.#leader ? await this.#divide(answer.members) : [];
+    const units = decodeAssignment(await this.#link.sync(answer, assignments));
+    this.#safeUntil = clock.monotonic() + session;
     logger.debug(`kafka: joined group ${group}, generation ${this.#generation}, ${units.length} partitions`);
     this.#alive();
     this.#take(new Set(units.map(unitOf)));
@@ -209,7 +210,7 @@ export class Member {
       units.set(unit, [...(units.get(unit) ?? []), partition]);
     }
     const claims = members.map(({ id, metadata }) => decodeSubscription(id, metadata));
-    const shares = assign(claims, [...units.keys()]);
+    const shares = assign(claims, [...units.keys()], this.#options.sharing);
     return members.map(({ id }) => {
       const byTopic = new Map<string, number[]>(topics.map((topic) => [topic, []]));
       for (const unit of shares.get(id) ?? []) {
@@ -303,7 +304,7 @@ export class Member {
     if (this.#leaving.signal.aborted || this.#owned.size === 0) return;
     this.#expiry = clock.setTimeout(
       () => {
-        if (!this.#joining && clock.monotonic() >= this.#safeUntil) this.#expire();
+        if (clock.monotonic() >= this.#safeUntil) this.#expire();
         this.#watch();
       },
       Math.max(250, this.#safeUntil - clock.monotonic()),

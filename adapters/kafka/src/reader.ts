@@ -3,6 +3,7 @@
  * bounds, knows what is done, commits it, and starts and stops with the assignment.
  */
 import { backOff, type Clock, type Logger, sleep } from '@waybill/core/adapter';
+import type { Sharing } from './assignment.ts';
 import { type CommitResult, Committer } from './commits.ts';
 import { type Committed, type Driver, type FetchLink, KafkaFailure, type TopicPartition } from './driver.ts';
 import { asFailure, isNetwork, isPassing } from './errors.ts';
@@ -33,6 +34,8 @@ export interface ReaderOptions {
   readonly topics: readonly string[];
   readonly unitOf: (partition: TopicPartition) => string;
   readonly session: number;
+  readonly rebalance?: number;
+  readonly sharing: Sharing;
   /** Ready records of one partition, and bytes of all of them, at which no more are fetched. */
   readonly ahead: { readonly records: number; readonly bytes: number };
   /** First offsets of a reader without group, by `topic:partition`; the beginning where there is none. */
@@ -85,6 +88,8 @@ export class Reader {
       topics: options.topics,
       unitOf: options.unitOf,
       session: options.session,
+      ...(options.rebalance === undefined ? {} : { rebalance: options.rebalance }),
+      sharing: options.sharing,
       clock,
       logger,
       events: {

@@ -80,6 +80,7 @@ export class KafkaReceiver implements Receiver {
       topics: temporary ? [topic] : [topic, retry],
       unitOf: laneOf,
       session: source.lease,
+      sharing: 'even',
       ahead: { records: Math.max(READY, source.prefetch), bytes: source.prefetchBytes },
       ...(setup.startAt === undefined ? {} : { startAt: setup.startAt }),
       remembered: (name) => name === topic && setup.forgotten(),

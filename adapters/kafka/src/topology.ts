@@ -35,19 +35,24 @@ export interface KafkaNames extends Names {
 }
 
 export function kafkaNames(prefix: string, overrides: NameOverrides): KafkaNames {
-  const make = nameMaker(/[A-Za-z0-9._-]/, 249);
+  const make = nameMaker(/[A-Za-z0-9._-]/, LONGEST_NAME);
+  // Kafka takes . for _ when it compares names of topics, and names of groups may differ in just that. The prefix stays
+  // as it is, so that rights can be given by it.
+  const makeOwn = nameMaker(/[A-Za-z0-9_-]/, LONGEST_NAME - prefix.length);
   // `waybill-` is reserved, so no topic of a user is called so.
   const internal = `${prefix}waybill-delay.v1`;
   return {
     topic: (topic) => make(prefix + topic),
     group: (topic, group) => make(prefix + topic, group),
-    retry: (topic, group) => make(prefix + topic, group, 'retry'),
-    deadLetter: (topic, group) => make(prefix + topic, group, 'dead'),
+    retry: (topic, group) => make(prefix) + makeOwn(topic, group, 'retry'),
+    deadLetter: (topic, group) => make(prefix) + makeOwn(topic, group, 'dead'),
     ...overrides,
     level: (milliseconds) => make(`${internal}.${milliseconds}`),
     forwarders: make(internal),
   };
 }
+
+const LONGEST_NAME = 249;
 
 /** The options of a topic for this adapter: `broker: { kafka: … }`. */
 export interface KafkaTopicOptions {

@@ -18,6 +18,8 @@ export interface StartOptions {
   readonly version?: string;
   /** The host port; by default a free one. It stays the same over restarts either way. */
   readonly port?: number;
+  /** Further ports of the container, published under the same numbers. */
+  readonly ports?: readonly number[];
   /** More environment for the container, such as `{ KAFKA_AUTO_CREATE_TOPICS_ENABLE: 'false' }`. */
   readonly environment?: Readonly<Record<string, string>>;
 }
@@ -58,6 +60,7 @@ async function startForTest(broker: BrokerName, options: StartOptions = {}): Pro
       return await startBroker(image, {
         name: `waybill-test-${broker}-${randomUUID().slice(0, 8)}`,
         port: options.port ?? (await freePort()),
+        ports: options.ports ?? [],
         environment: options.environment ?? {},
         owner: thisProcess(),
       });
@@ -77,6 +80,7 @@ export interface Placement {
   readonly port: number;
   /** By default a free one. */
   readonly managementPort?: number | undefined;
+  readonly ports?: readonly number[];
   readonly environment?: Readonly<Record<string, string>>;
   /** The process that will stop it; without one the container stays until it is removed by name. */
   readonly owner?: string;
@@ -89,7 +93,8 @@ export async function startBroker(image: BrokerImage, placement: Placement): Pro
   const address = { host: info.containerRuntime.host, port: placement.port };
   const resolved = await resolveImage(image);
   const { managementPort = await freePort() } = placement;
-  const ports = [{ host: placement.port, container: kind.containerPort(placement.port) }];
+  const more = (placement.ports ?? []).map((port) => ({ host: port, container: port }));
+  const ports = [{ host: placement.port, container: kind.containerPort(placement.port) }, ...more];
   if (kind.management !== undefined) ports.push({ host: managementPort, container: kind.management.port });
 
   const url = kind.url(address);
