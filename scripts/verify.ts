@@ -53,6 +53,10 @@ const steps: readonly Step[] = [
   { name: 'lint', run: command('biome', ['check', '--error-on-warnings', '.']) },
   { name: 'packages', run: node('scripts/check-packages.ts') },
   { name: 'unit tests', run: command('vitest', ['run']) },
+  {
+    name: 'planted faults and the adapter of the docs',
+    run: command('vitest', ['run', '--config', 'conformance-tests/vitest.config.ts', 'faults', 'array']),
+  },
   { name: 'brokers', run: node('conformance-tests/dist/brokers/cli.js', 'up', '--images-only') },
   { name: 'conformance', run: node('conformance-tests/dist/cli.js', '--json', results) },
   { name: 'parity table', run: node('conformance-tests/dist/parity.js', '--check', results) },
