@@ -52,6 +52,7 @@ const steps: readonly Step[] = [
   { name: 'types of tests and scripts', run: command('tsc', ['-p', 'tsconfig.tests.json']) },
   { name: 'lint', run: command('biome', ['check', '--error-on-warnings', '.']) },
   { name: 'packages', run: node('scripts/check-packages.ts') },
+  { name: 'samples of the documents', run: node('scripts/doc-samples.ts') },
   { name: 'unit tests', run: command('vitest', ['run']) },
   {
     name: 'planted faults and the adapter of the docs',

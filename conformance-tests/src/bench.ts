@@ -11,7 +11,10 @@ export interface Bench {
 export async function openBench(adapter: AdapterUnderTest): Promise<Bench> {
   const broker = await adapter.start();
   try {
-    const bus = await connect(broker.target?.() ?? broker.url, { logger: false });
+    const bus = await connect(broker.target?.() ?? broker.url, {
+      logger: false,
+      adapters: adapter.factory === undefined ? [] : [adapter.factory],
+    });
     const { capabilities } = bus;
     await bus.close();
     return { adapter, broker, capabilities };

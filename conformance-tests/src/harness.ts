@@ -1,5 +1,5 @@
 /** What the suite needs to know of a broker beyond the library's public API: a small harness, written per adapter. */
-import type { Adapter } from '@waybill/core/adapter';
+import type { Adapter, AdapterFactory } from '@waybill/core/adapter';
 
 /** An adapter that the suite is to prove. */
 export interface AdapterUnderTest {
@@ -12,6 +12,8 @@ export interface AdapterUnderTest {
    * it by its URL.
    */
   readonly module?: string;
+  /** What opens its URLs in this process, for an adapter that core does not find by itself. */
+  readonly factory?: AdapterFactory;
   /** Starts a broker, or takes the one that the environment names. Rejects loudly when there is neither. */
   start(): Promise<BrokerUnderTest>;
 }

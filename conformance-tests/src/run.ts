@@ -131,7 +131,9 @@ class Stage implements Scenario {
 
   async connect({ to, ...options }: Parameters<Scenario['connect']>[0] = {}): Promise<Bus> {
     const target = to === undefined ? this.#target() : isLink(to) ? to.target : to;
-    const bus = await connect(target, { logger: this.#logger(), ...options });
+    const { factory } = this.adapter;
+    const adapters = factory === undefined ? [] : [factory];
+    const bus = await connect(target, { logger: this.#logger(), adapters, ...options });
     this.#buses.push(bus);
     return bus;
   }

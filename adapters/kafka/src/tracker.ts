@@ -63,7 +63,7 @@ export class Tracker {
 
   /** Whether the bitmap would have room for this one: what is beyond must not be handed out yet. */
   hasRoom(offset: number): boolean {
-    return offset - this.position <= WINDOW;
+    return offset - this.position < WINDOW;
   }
 
   /** The metadata of a commit at `position`. */

@@ -14,12 +14,14 @@ import type { ConfirmSender, Parcel, Sent } from './confirm-sender.ts';
 import { DeliveryChannel } from './delivery-channel.ts';
 import { requestFailure } from './errors.ts';
 import type { Link } from './link.ts';
-import { redriveCopy, toDeadLetter } from './message.ts';
+import { isFirstDelivery, redriveCopy, toDeadLetter } from './message.ts';
 import type { GroupPlace } from './names.ts';
 import { onScratchChannel, type Topology } from './topology.ts';
 
 /** Milliseconds to wait for the broker to count what a scan has put back. */
 const countPatience = 1_000;
+/** Milliseconds without another message after which a scan has seen what there is. */
+const quiet = 500;
 
 export interface AdminParts {
   readonly link: Link;
@@ -77,8 +79,11 @@ export class Admin {
 }
 
 /**
- * Gets the dead letters one by one and keeps them unsettled until it is closed, when the broker puts what is left back
- * at its place; meanwhile others do not see them.
+ * Gets the dead letters one by one and keeps them unsettled until it is closed, when what is left goes back; meanwhile
+ * others do not see them.
+ *
+ * A quorum queue hands out what came back before everything else, and what comes back goes behind what did so earlier.
+ * So the order stays only if all that ever came back is taken along and goes back together.
  */
 class Scan implements DeadLetterScan {
   readonly #parts: AdminParts;
@@ -87,8 +92,10 @@ class Scan implements DeadLetterScan {
   readonly #channel: DeliveryChannel;
   /** Those that were there at the beginning and have not been read. */
   #left: number;
-  /** Read and not settled. */
-  readonly #held = new Set<DeadLetterRecord>();
+  /** Tags of those that were read and not settled. */
+  readonly #held = new Set<number>();
+  /** How many follow the last one that was read, of which some may have come back before; 0 when none has. */
+  #mayFollow = 0;
 
   constructor(parts: AdminParts, group: GroupRef, place: GroupPlace, channel: DeliveryChannel, count: number) {
     this.#parts = parts;
@@ -103,11 +110,11 @@ class Scan implements DeadLetterScan {
     const { channel } = this.#channel;
     try {
       const messages = await Promise.all(Array.from({ length: wanted }, () => channel.get(this.#place.deadLetters)));
-      const records = messages.filter((message) => message !== false).map(toDeadLetter);
-      for (const record of records) this.#held.add(record);
+      const found = messages.filter((message) => message !== false);
+      for (const message of found) this.#hold(message, message.fields.messageCount);
       // Somebody else took some of them meanwhile: there are no more.
-      this.#left = records.length < wanted ? 0 : this.#left - wanted;
-      return records;
+      this.#left = found.length < wanted ? 0 : this.#left - wanted;
+      return found.map(toDeadLetter);
     } catch (error) {
       throw requestFailure(error, `dead letters of ${nameOf(this.#group)} cannot be read`);
     }
@@ -140,16 +147,17 @@ class Scan implements DeadLetterScan {
 
   async close(): Promise<void> {
     const { link, clock } = this.#parts;
-    const held = [...this.#held].map(tagOf);
-    if (held.length > 0) this.#channel.requeue(held);
+    await this.#takeAlong();
+    const held = this.#held.size;
+    if (held > 0) this.#channel.requeue([...this.#held]);
     await this.#channel.close();
-    if (held.length === 0) return;
+    if (held === 0) return;
     // The queue counts them again a moment after it has answered; whoever counts next should find them.
     const end = clock.monotonic() + countPatience;
     try {
       while (link.isUp && clock.monotonic() < end) {
         const { messageCount } = await onScratchChannel(link, (channel) => channel.checkQueue(this.#place.deadLetters));
-        if (messageCount >= held.length) return;
+        if (messageCount >= held) return;
         await sleep(clock, 5);
       }
     } catch {
@@ -157,10 +165,41 @@ class Scan implements DeadLetterScan {
     }
   }
 
+  #hold(message: Message, behind: number): void {
+    this.#held.add(message.fields.deliveryTag);
+    this.#mayFollow = isFirstDelivery(message) ? 0 : behind;
+  }
+
+  /** Takes what else has come back before, without its content; only the end of it can be told. */
+  async #takeAlong(): Promise<void> {
+    if (this.#mayFollow === 0 || this.#held.size === 0) return;
+    const { clock } = this.#parts;
+    const { channel } = this.#channel;
+    const end = Promise.withResolvers<void>();
+    let last = clock.monotonic();
+    try {
+      // All of it, however much that is.
+      await this.#channel.prefetch(0);
+      const { consumerTag } = await channel.consume(this.#place.deadLetters, (message) => {
+        if (message === null) return end.resolve();
+        last = clock.monotonic();
+        this.#hold(message, this.#mayFollow - 1);
+        if (this.#mayFollow <= 0) end.resolve();
+      });
+      const done = new AbortController();
+      void Promise.race([end.promise, this.#channel.ended]).then(() => done.abort());
+      while (!done.signal.aborted && clock.monotonic() - last < quiet) await sleep(clock, quiet / 10, done.signal);
+      await channel.cancel(consumerTag);
+    } catch {
+      // The channel has ended, and everything goes back as it can.
+    }
+  }
+
   async #ack(records: readonly DeadLetterRecord[]): Promise<SettleResult> {
     if (records.length === 0) return 'applied';
-    const result = await this.#channel.ack(records.map(tagOf));
-    for (const record of records) this.#held.delete(record);
+    const tags = records.map((record) => (record.native as Message).fields.deliveryTag);
+    const result = await this.#channel.ack(tags);
+    for (const tag of tags) this.#held.delete(tag);
     return result;
   }
 
@@ -170,7 +209,5 @@ class Scan implements DeadLetterScan {
     return queues[key === undefined ? 0 : laneOf(key, queues.length)] as string;
   }
 }
-
-const tagOf = (record: DeadLetterRecord): number => (record.native as Message).fields.deliveryTag;
 
 const nameOf = (group: GroupRef): string => `group "${group.name}" of topic "${group.topic.name}"`;

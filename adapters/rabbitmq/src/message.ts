@@ -73,6 +73,11 @@ export function deliveriesOf(message: Message): number {
   return typeof returned === 'number' ? returned + 1 : 1;
 }
 
+/** Whether a quorum queue hands the message out for the first time. */
+export function isFirstDelivery(message: Message): boolean {
+  return deliveriesOf(message) === 1 && !message.fields.redelivered;
+}
+
 export function toDeadLetter(message: Message): DeadLetterRecord {
   const { attempt: _, ...content } = fromMessage(message);
   const { own } = readHeaders(message.properties.headers);

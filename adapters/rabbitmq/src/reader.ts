@@ -70,9 +70,9 @@ export interface ReaderOptions {
    * messages are in hand: the next one would get the later ones at once. So it only ever lets go of all.
    */
   readonly inOrder: boolean;
-  /** Most messages that are ours and unsettled. */
+  /** Most messages that are ours and unsettled; in order it stays at that from the first to the last. */
   readonly prefetch: number;
-  /** Most bytes of bodies ahead of `take`; one message may always be there. */
+  /** Most bytes of bodies ahead of `take`, not heeded in order; one message may always be there. */
   readonly prefetchBytes: number;
 }
 
@@ -106,7 +106,7 @@ export class QueueReader {
   paused = false;
   /** Hands out nothing any more: it is about to be stopped. */
   releasing = false;
-  /** In order: hands out nothing until all is settled, to open again with other credit, or none. */
+  /** In order: hands out nothing until all is settled, to open again. */
   #renewing = false;
   #averageBytes = 0;
   #credit: number;
@@ -295,18 +295,15 @@ export class QueueReader {
    */
   #weigh(size: number): void {
     const { prefetch, prefetchBytes, inOrder } = this.options;
+    if (inOrder) return;
     this.#averageBytes += (size - this.#averageBytes) / 16;
     const fitting = Math.max(1, Math.min(prefetch, Math.floor(prefetchBytes / Math.max(1, this.#averageBytes))));
     if (this.#bytes > prefetchBytes && this.#buffer.size > 1) {
       this.#credit = Math.min(this.#credit, fitting);
-      if (inOrder) this.#renew();
-      else {
-        this.#wanted = 0;
-        this.#adjust();
-      }
+      this.#wanted = 0;
+      this.#adjust();
     } else if (this.#credit < fitting / 2 && this.#buffer.size + this.handed >= this.#credit) {
       this.#credit = fitting;
-      if (inOrder) return;
       if (this.#wanted > 0) this.#wanted = this.#credit;
       this.#adjust();
     }

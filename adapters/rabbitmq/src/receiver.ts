@@ -22,6 +22,7 @@ import type { Link } from './link.ts';
 import { deadLetterCopy, retryCopy } from './message.ts';
 import { addressOf, type BrokerNames, type GroupPlace } from './names.ts';
 import { QueueReader, RabbitDelivery, type ReaderHost } from './reader.ts';
+import { laneWindowOf } from './topology.ts';
 
 export interface ReceiverParts {
   readonly source: Source;
@@ -236,7 +237,8 @@ export class RabbitReceiver implements Receiver, ReaderHost {
   async #openReader(queue: string, inOrder: boolean): Promise<void> {
     if (this.#closing) return;
     const { source, countsDeliveries } = this.#parts;
-    const { prefetch, prefetchBytes, group } = source;
+    const { prefetchBytes, group } = source;
+    const prefetch = this.#sharing === undefined ? source.prefetch : laneWindowOf(group.topic);
     const origin = { lane: queue, counts: countsDeliveries && !group.temporary, alone: false };
     const reader = new QueueReader({ origin, queue, inOrder, prefetch, prefetchBytes }, this);
     this.#readers.set(queue, reader);

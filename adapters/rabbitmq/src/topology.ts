@@ -17,6 +17,14 @@ import type { Settings } from './options.ts';
 const defaultLanes = 8;
 
 /**
+ * How many messages of a lane a member has in hand (ORD-02), in every member alike and unchanged from the first
+ * message on, whatever their size. What a member that dies had goes to the end of the messages that came back, not to
+ * their beginning; so order holds only while its successor takes all of them at once, and that it does with as much
+ * room.
+ */
+const defaultLaneWindow = 64;
+
+/**
  * Far above anything that happens, and yet a limit: without a positive one a quorum queue puts what comes back at its
  * tail (3.10) or drops it (4.x's default of 20), measured.
  */
@@ -340,8 +348,21 @@ export async function onScratchChannel<T>(link: Link, work: (channel: Channel) =
   }
 }
 
+/** @throws ConfigError for what is no option of a topic */
+export function laneWindowOf(topic: TopicRef): number {
+  const { options } = topic;
+  if (options === undefined) return defaultLaneWindow;
+  const where = `topic "${topic.name}" broker.rabbitmq`;
+  checkOptions(options, ['laneWindow'], where);
+  const { laneWindow = defaultLaneWindow } = options as { laneWindow?: unknown };
+  if (typeof laneWindow === 'number' && Number.isInteger(laneWindow) && laneWindow >= 1 && laneWindow <= 10_000) {
+    return laneWindow;
+  }
+  throw new ConfigError(`${where}.laneWindow`, `${laneWindow} is not 1 to 10000`, { adapter: adapterName });
+}
+
 function checkItem({ topic, groups }: ProvisionItem): void {
-  if (topic.options !== undefined) checkOptions(topic.options, [], `topic "${topic.name}" broker.rabbitmq`);
+  laneWindowOf(topic);
   for (const { name, options } of groups) {
     if (options !== undefined) checkOptions(options, [], `group "${name}" broker.rabbitmq`);
   }

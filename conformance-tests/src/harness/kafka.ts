@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { createServer } from 'node:net';
-import { parseBrokerUrl } from '@waybill/core/adapter';
+import { nameMaker, parseBrokerUrl } from '@waybill/core/adapter';
 import { kafka } from '@waybill/kafka';
 import { type Admin, ConfigResourceTypes, Kafka, logLevel, type Producer } from 'kafkajs';
 import { getContainerRuntimeClient } from 'testcontainers';
@@ -106,6 +106,9 @@ async function start(): Promise<Started> {
   return { running: await brokerFor('kafka', { port, ports: [saslPort], environment }), sasl: { host, port: saslPort } };
 }
 
+/** Names that Waybill makes hold no dot, which Kafka takes for the same as an underscore. */
+const ownName = nameMaker(/[A-Za-z0-9_-]/, 249);
+
 /** Kafka's `message.max.bytes` without what the framing of one record takes. */
 const MAX_BODY = 1_048_588 - 120;
 
@@ -191,10 +194,11 @@ class Foreign implements ForeignClient {
     };
   }
 
+  /** The topics that belong to a group, as the adapter's page names them. */
   async #topics(part: 'group' | 'dead-letters', { topic, group, prefix = '' }: Place): Promise<readonly string[]> {
+    const name = prefix + ownName(topic, group, part === 'group' ? 'retry' : 'dead');
     const all = await (await this.#connectedAdmin()).listTopics();
-    const kind = part === 'group' ? '.retry.' : '.dead.';
-    return all.filter((name) => name.startsWith(prefix) && name.includes(kind) && name.includes(topic) && name.endsWith(group));
+    return all.filter((one) => one === name);
   }
 
   async remove(part: Parameters<ForeignClient['remove']>[0], place: Place): Promise<void> {
@@ -217,13 +221,15 @@ class Foreign implements ForeignClient {
   async namesWith(text: string): Promise<readonly string[]> {
     const admin = await this.#connectedAdmin();
     const [topics, { groups }] = await Promise.all([admin.listTopics(), admin.listGroups()]);
-    return [...topics, ...groups.map(({ groupId }) => `group ${groupId}`)].filter((name) => name.includes(text));
+    const names = [...topics, ...groups.map(({ groupId }) => `group ${groupId}`)];
+    return names.filter((name) => name.includes(text) || name.includes(ownName(text)));
   }
 
   async makeOwn(): ReturnType<ForeignClient['makeOwn']> {
     const admin = await this.#connectedAdmin();
     const [topic, group] = [`own-topic-${randomUUID()}`, `own-group-${randomUUID()}`];
-    await admin.createTopics({ topics: [{ topic, numPartitions: 2 }], waitForLeaders: true });
+    await admin.createTopics({ topics: [{ topic, numPartitions: 2 }], waitForLeaders: false });
+    await eventually('the topic can be used', async () => (await admin.fetchTopicOffsets(topic)).length === 2);
     await admin.setOffsets({
       groupId: group,
       topic,
@@ -240,7 +246,7 @@ class Foreign implements ForeignClient {
   async retentionFaults(place: Place): Promise<readonly string[]> {
     const admin = await this.#connectedAdmin();
     const [retries, letters] = await Promise.all([this.#topics('group', place), this.#topics('dead-letters', place)]);
-    const delays = (await admin.listTopics()).filter((name) => name.includes('delay'));
+    const delays = (await admin.listTopics()).filter((name) => name.startsWith('waybill-delay.'));
     const faults: string[] = [];
     if (retries.length === 0) faults.push('there is no topic for retries');
     if (letters.length === 0) faults.push('there is no topic for dead letters');

@@ -1,12 +1,11 @@
-import { connect, topic as declare, WaybillError } from '@waybill/core';
+import { topic as declare, WaybillError } from '@waybill/core';
 import { expect } from 'vitest';
 import { failure, failureWith } from '../helpers.ts';
 import { contract } from '../scenario.ts';
 
 contract('CFG-01', 'opens from a URL alone', async (s) => {
   const topic = s.topicName();
-  const bus = await connect(s.broker.url);
-  s.afterwards(() => bus.close());
+  const bus = await s.connect({ to: s.broker.url });
   const recorder = s.recorder();
   await bus.subscribe(topic, { group: 'g' }, recorder.handler);
   await bus.publish(topic, 'through a URL');

@@ -282,6 +282,7 @@ contract(
         await wait(15);
       }
     })();
+    publish.catch(() => {});
     s.afterwards(() => {
       publishing = false;
       return publish;
@@ -352,6 +353,8 @@ contract('ORD-04', 'a foreign message without a key is a key of its own', async 
 });
 
 contract('ORD-04', 'a foreign message with a key stands in line with that key', async (s) => {
+  // Where the broker has no keys of its own, a program that knows nothing of Waybill has none to give.
+  if (!s.foreign.keys) return;
   const topic = ordered(s.topicName());
   const bus = await s.connect();
   const gate = Promise.withResolvers<void>();
@@ -363,8 +366,6 @@ contract('ORD-04', 'a foreign message with a key stands in line with that key', 
     await s.foreign.publish(topic.name, { body, key: 'k', contentType: 'application/json' });
   }
   await record.waitFor(1);
-  // Not every broker has a place for the key of a program that knows nothing of Waybill.
-  if (record.seen[0]?.key === undefined) return;
   await record.nothingMore();
   expect(record.count).toBe(1);
   gate.resolve();

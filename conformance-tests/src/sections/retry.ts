@@ -102,6 +102,59 @@ contract('RETRY-01', 'a success ends the retries, and a delay function is asked'
   expect(subscription.stats()).toMatchObject({ acked: 1, retried: 2, deadLettered: 0 });
 });
 
+contract(
+  'RETRY-01',
+  'on an ordered topic delays and attempts are the same',
+  async (s) => {
+    const topic = declare<number>(s.topicName(), { ordered: true, key: () => key });
+    const bus = await s.connect();
+    const { record, failedAt } = failing(s, ({ data }) => {
+      if (data === 1) throw new Error('never works');
+      if (data === 2) throw new PermanentError('cannot work');
+    });
+    const delays = [200, 900];
+    const subscription = await bus.subscribe(
+      topic,
+      { group: 'g', retry: { attempts: 3, delay: delays } },
+      record.handler,
+    );
+    for (const data of [1, 2, 3]) await bus.publish(topic, data);
+    await record.waitFor(5);
+    await s.eventually('two dead letters', async () => (await bus.deadLetters(topic, 'g').count()).value === 2);
+    expect(record.data).toEqual([1, 1, 1, 2, 3]);
+    expect(attempts(record.seen)).toEqual([1, 2, 3, 1, 1]);
+    delays.forEach((delay, at) => {
+      expectInTime(`attempt ${at + 2}`, failedAt[at] ?? 0, delay, record.seen[at + 1]?.at ?? 0);
+    });
+    await s.eventually('the counts to be right', () => subscription.stats(), {
+      until: ({ acked, retried, deadLettered }) => acked === 1 && retried === 2 && deadLettered === 2,
+    });
+  },
+  { timing: true },
+);
+
+contract(
+  'RETRY-01',
+  'a broadcast is retried for the subscription that failed, and dropped after the last attempt',
+  async (s) => {
+    const topic = s.topicName();
+    const bus = await s.connect();
+    const fails = s.recorder<string>(() => {
+      throw new Error('never works');
+    });
+    const works = s.recorder<string>();
+    const retry = { attempts: 3, delay: 50 };
+    const failing = await bus.subscribe(topic, { broadcast: true, retry }, fails.handler);
+    await bus.subscribe(topic, { broadcast: true, retry }, works.handler);
+    await bus.publish(topic, 'message');
+    await s.eventually('the message to be dropped', () => failing.stats().dropped === 1);
+    await fails.nothingMore();
+    expect(attempts(fails.seen)).toEqual([1, 2, 3]);
+    expect(works.data).toEqual(['message']);
+    expect(s.logs.filter(({ level, text }) => level === 'warn' && text.includes('dropped'))).not.toEqual([]);
+  },
+);
+
 contract('RETRY-02', 'the attempt number survives a restart of the process', async (s) => {
   const topic = s.topicName();
   const options = { group: 'g', lease: s.lease, retry: { attempts: 3, delay: 1_500 } };
@@ -520,6 +573,43 @@ contract('RETRY-08', 'a pause that gives back what is buffered uses up no attemp
   await record.nothingMore();
   expect(attempts(record.seen)).toEqual([1, 1, 1]);
   expect((await bus.deadLetters(topic, 'g').count()).value).toBe(0);
+});
+
+contract('RETRY-08', 'on an ordered topic giving back uses up no attempt either', async (s) => {
+  const topic = declare<number>(s.topicName(), { ordered: true, key: (data) => `key-${data % 3}` });
+  const options = { group: 'g', lease: s.lease, concurrency: 1, retry: { attempts: 1 } };
+  const publisher = await s.connect();
+  await publisher.provision([{ topic, groups: ['g'] }]);
+  const count = 9;
+  await publisher.publishBatch(
+    topic,
+    Array.from({ length: count }, (_, data) => ({ data })),
+  );
+  const record = s.recorder<number>();
+  // Each member handles at least one, in spite of a pause, and leaves with a buffer full.
+  for (let member = 0; member < 3; member++) {
+    const bus = await s.connect();
+    const gate = Promise.withResolvers<void>();
+    s.afterwards(() => gate.resolve());
+    const handled = record.count;
+    const subscription = await bus.subscribe(topic, options, async (message) => {
+      await record.handler(message);
+      await gate.promise;
+    });
+    await record.waitFor(handled + 1, s.takeOver + RECOVERY);
+    const paused = subscription.pause();
+    const closed = bus.close();
+    gate.resolve();
+    await Promise.all([paused, closed]);
+  }
+  await publisher.subscribe(topic, options, record.handler);
+  await record.waitFor(count, s.takeOver + RECOVERY);
+  await record.nothingMore();
+  expect(attempts(record.seen)).toEqual(Array.from({ length: count }, () => 1));
+  for (const rest of [0, 1, 2]) {
+    expect(record.data.filter((data) => data % 3 === rest)).toEqual([rest, rest + 3, rest + 6]);
+  }
+  expect((await publisher.deadLetters(topic, 'g').count()).value).toBe(0);
 });
 
 contract('RETRY-09', 'a retry that cannot be scheduled leaves the message with the broker', async (s) => {

@@ -179,6 +179,37 @@ contract('ACK-04', 'a member that is cut off from the broker is told so', async 
   await heir.waitFor(1, s.takeOver);
 });
 
+contract('ACK-04', 'whoever loses a message to a member that joins is told so', async (s) => {
+  const topic = s.topicName();
+  const options = { group: 'g', lease: s.lease, concurrency: 32 };
+  const codes = new Map<unknown, unknown>();
+  const first = s.recorder<number>(async ({ data, signal }) => {
+    await new Promise((resolve) => signal.addEventListener('abort', resolve, { once: true }));
+    codes.set(data, signal.reason.code);
+  });
+  const second = s.recorder<number>();
+  const bus = await s.connect();
+  await bus.subscribe(topic, options, first.handler);
+  const publish = (from: number): Promise<unknown> =>
+    bus.publishBatch(
+      topic,
+      Array.from({ length: 24 }, (_, at) => ({ data: from + at, key: `key-${at}` })),
+    );
+  await publish(0);
+  await first.waitFor(24);
+  const other = await s.connect();
+  await other.subscribe(topic, options, second.handler);
+  await publish(100);
+  await second.waitFor((seen) => seen.some(({ data }) => data >= 100), s.takeOver + RECOVERY);
+  await second.nothingMore(1_000);
+  const passed = second.data.filter((data) => first.data.includes(data));
+  await s.eventually('the first to be told of each that passed', () => passed.filter((data) => !codes.has(data)), {
+    until: ({ length }) => length === 0,
+    within: s.takeOver,
+  });
+  expect(new Set(codes.values())).toEqual(new Set(codes.size === 0 ? [] : ['LEASE_LOST']));
+});
+
 contract('ACK-05', 'acks in any order, then a crash: exactly what was not acked comes again', async (s) => {
   const topic = s.topicName();
   const all = Array.from({ length: 200 }, (_, at) => at);
@@ -335,6 +366,7 @@ contract('ACK-06', 'a stream retries and rejects as told, and ends when it is cl
       else await message.ack();
     }
   })();
+  reading.catch(() => {});
   await s.eventually('all to be settled', () => stream.stats(), {
     until: ({ acked, retried, deadLettered }) => acked === 1 && retried === 1 && deadLettered === 1,
   });

@@ -18,6 +18,7 @@ const packages: Readonly<Record<string, string>> = {
   amqp: '@waybill/rabbitmq',
   amqps: '@waybill/rabbitmq',
   kafka: '@waybill/kafka',
+  'kafka+ssl': '@waybill/kafka',
   redis: '@waybill/redis-streams',
   rediss: '@waybill/redis-streams',
   sqs: '@waybill/sqs',

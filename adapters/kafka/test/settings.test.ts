@@ -1,0 +1,62 @@
+import { describe, expect, test } from 'vitest';
+import { kafka } from '../src/index.ts';
+import { readSettings, readUrl } from '../src/settings.ts';
+
+describe('a URL', () => {
+  test('names brokers, credentials and parameters', () => {
+    const settings = readUrl(
+      'kafka://app:p%40ss@one,two:9093?ssl=true&saslMechanism=scram-sha-512&partitions=3&replicationFactor=2&requestTimeout=5s',
+    );
+    expect(settings).toMatchObject({
+      brokers: [
+        { host: 'one', port: 9092 },
+        { host: 'two', port: 9093 },
+      ],
+      ssl: true,
+      sasl: { mechanism: 'scram-sha-512', username: 'app', password: 'p@ss' },
+      partitions: 3,
+      replicationFactor: 2,
+      requestTimeout: 5_000,
+    });
+  });
+
+  test('kafka+ssl is TLS, and an IPv6 address is one', () => {
+    expect(readUrl('kafka+ssl://[::1]:9094')).toMatchObject({ ssl: true, brokers: [{ host: '::1', port: 9094 }] });
+  });
+
+  test('never shows its password', () => {
+    expect(kafka.fromUrl('kafka://app:secret@one').target).toBe('kafka://one:9092');
+  });
+
+  test.each([
+    ['kafka://one?nonsense=1', /nonsense/],
+    ['kafka://one?partitions=few', /partitions/],
+    ['kafka://one?saslMechanism=plain', /saslMechanism/],
+    ['kafka://one/topic', /path/],
+    ['kafka:', /host/],
+  ])('%s is refused', (url, why) => {
+    expect(() => readUrl(url)).toThrow(why);
+  });
+});
+
+describe('options', () => {
+  test('take brokers as text or list', () => {
+    expect(readSettings({ brokers: 'a:1, b' }).brokers).toEqual(readSettings({ brokers: ['a:1', 'b:9092'] }).brokers);
+  });
+
+  test.each([
+    [{ brokers: [] }, /brokers/],
+    [{ brokers: ['a:0'] }, /a:0/],
+    [{ brokers: 'a', partitions: 0 }, /partitions/],
+    [{ brokers: 'a', replicationFactor: 1.5 }, /replicationFactor/],
+    [{ brokers: 'a', maxMessageBytes: 100 }, /maxMessageBytes/],
+    [{ brokers: 'a', brokrs: 'a' }, /brokrs/],
+  ])('%o is refused', (options, why) => {
+    expect(() => kafka(options)).toThrow(why);
+  });
+});
+
+test('the factory is one and a function', () => {
+  expect(kafka.name).toBe('kafka');
+  expect(kafka.schemes).toEqual(['kafka', 'kafka+ssl']);
+});
