@@ -38,7 +38,12 @@ export function judge(
       if (own.length === 0) return { adapter, id, status: 'failed', reason: why };
       const failed = own.filter(({ status }) => status === 'failed');
       if (failed.length > 0) {
-        return { adapter, id, status: 'failed', reason: failed.map(({ name, reason }) => `${name}: ${reason}`).join('; ') };
+        return {
+          adapter,
+          id,
+          status: 'failed',
+          reason: failed.map(({ name, reason }) => `${name}: ${reason}`).join('; '),
+        };
       }
       const unsupported = own.flatMap(({ status, reason }) => (status === 'unsupported' && reason ? [reason] : []));
       if (unsupported.length > 0) {

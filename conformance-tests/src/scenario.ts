@@ -31,6 +31,11 @@ export interface BehaviourOptions {
   readonly disruptive?: boolean;
   /** Measures time: runs alone. */
   readonly timing?: boolean;
+  /**
+   * Kills members, or cuts them off for good: runs beside others of the kind, after the rest. What a dead member held of
+   * machinery that all share (a forwarder of delays) is late, and may be doubled, for everybody.
+   */
+  readonly deadly?: boolean;
   /** Milliseconds until the test is given up, of an adapter with this lease. Default: 60 s + 4 leases. */
   readonly timeout?: (lease: number) => number;
 }

@@ -42,11 +42,12 @@ export function defineConformanceSuite(adapter: AdapterUnderTest, options: Suite
   };
 
   describe(adapter.name, () => {
-    const { together, alone, last } = groups(selectBehaviours(options.ids));
-    describe.skipIf(together.length + alone.length === 0)('with the broker running', () => {
+    const { together, alone, deadly, last } = groups(selectBehaviours(options.ids));
+    describe.skipIf(together.length + alone.length + deadly.length === 0)('with the broker running', () => {
       startBroker();
       if (together.length > 0) describe.concurrent('side by side', () => together.forEach(register));
       if (alone.length > 0) describe('measured alone', () => alone.forEach(register));
+      if (deadly.length > 0) describe.concurrent('with members killed', () => deadly.forEach(register));
     });
     // Another one, because what the tests before have left behind makes a broker slow to start.
     describe.skipIf(last.length === 0)('with the broker stopped', () => {
@@ -59,10 +60,11 @@ export function defineConformanceSuite(adapter: AdapterUnderTest, options: Suite
   });
 }
 
-function groups(selected: readonly Behaviour[]): Record<'together' | 'alone' | 'last', readonly Behaviour[]> {
-  return {
-    together: selected.filter(({ options }) => !options.disruptive && !options.timing),
-    alone: selected.filter(({ options }) => !options.disruptive && options.timing),
-    last: selected.filter(({ options }) => options.disruptive),
-  };
+function groups(selected: readonly Behaviour[]): Record<'together' | 'alone' | 'deadly' | 'last', readonly Behaviour[]> {
+  const found = Object.groupBy(selected, ({ options: { disruptive, timing, deadly } }) => {
+    if (disruptive) return 'last';
+    return timing ? 'alone' : deadly ? 'deadly' : 'together';
+  });
+  const { together = [], alone = [], deadly = [], last = [] } = found;
+  return { together, alone, deadly, last };
 }

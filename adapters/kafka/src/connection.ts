@@ -206,6 +206,7 @@ class KafkaConnection implements Connection {
       group: this.#names.group(topic.name, name),
       retry: this.#names.retry(topic.name, name),
       deadLetter: this.#names.deadLetter(topic.name, name),
+      ownsRetry: this.#context.names.retry === undefined,
       startAt:
         startAt && new Map([...startAt].map(([partition, offset]) => [`${kafkaTopic}:${partition}`, offset] as const)),
       forgotten: () => this.#topology.forgotten(group),

@@ -28,7 +28,6 @@ const SESSION = 6_000;
 const STEP = 2_000;
 /** How long the destination may be missing before its messages are given up. */
 const HOMELESS = 60_000;
-const CLEAN_EVERY = 60_000;
 
 export interface DelayOptions {
   readonly driver: Driver;
@@ -55,7 +54,6 @@ export class DelayLevels {
   readonly #alarm: Alarm;
   #reader: Reader | undefined;
   #underWay = 0;
-  #cleanAt = 0;
   #closed = false;
 
   constructor(options: DelayOptions) {
@@ -90,6 +88,7 @@ export class DelayLevels {
       // One forwarder has work for no more than itself; a level that moves stands still meanwhile.
       sharing: 'keep',
       ahead: { records: STEP, bytes: 16 * 1024 * 1024 },
+      disposable: () => true,
       patience: requestTimeout,
       clock,
       logger,
@@ -107,7 +106,6 @@ export class DelayLevels {
       },
     });
     this.#reader = reader;
-    this.#cleanAt = clock.monotonic() + CLEAN_EVERY;
     reader.start().catch((error: unknown) => {
       if (!this.#closed) logger.error(`kafka: delayed messages are not forwarded: ${String(error)}`);
     });
@@ -154,7 +152,6 @@ export class DelayLevels {
     // Wall time to monotonic; a clock that is set meanwhile is noticed within the second.
     if (next < Number.POSITIVE_INFINITY) this.#alarm.at(clock.monotonic() + Math.min(next - now, HOLD));
     for (let at = 0; at < due.length; at += STEP) void this.#forward(due.slice(at, at + STEP));
-    if (clock.monotonic() > this.#cleanAt) this.#clean();
   }
 
   #leavesAt({ record, log }: Item): number {
@@ -209,19 +206,6 @@ export class DelayLevels {
     }
     logger.warn(`kafka: a delayed message is dropped, because its destination "${to?.topic ?? ''}" does not exist`);
     return true;
-  }
-
-  /** What has gone on needs no space any more, and the broker is told to keep everything. */
-  #clean(): void {
-    const { driver, clock, logger } = this.#options;
-    this.#cleanAt = clock.monotonic() + CLEAN_EVERY;
-    const before = (this.#reader?.logs ?? [])
-      .filter((log) => log.committed > 0)
-      .map((log) => ({ topic: log.topic, partition: log.partition, offset: log.committedTo }));
-    if (before.length === 0) return;
-    driver.deleteRecords(before).catch((error: unknown) => {
-      logger.debug(`kafka: space of delayed messages is not given back: ${String(error)}`);
-    });
   }
 }
 

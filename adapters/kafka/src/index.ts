@@ -15,7 +15,8 @@
  * Delivery: at least once. Stored means acknowledged by all in-sync replicas; the producer is idempotent, so a lost
  * reply doubles nothing unless it stays lost. What is done beyond a message that is not is kept in the commit, so a
  * crash brings back only what was in hand. Members take partitions over in two steps, so that joining and leaving
- * double nothing. A lease is the session of the group: 6 s to 30 min, and handling has no bound.
+ * double nothing, unless a handler goes on for longer than a lease after another member has joined. A lease is the
+ * session of the group: 6 s to 30 min, and handling has no bound.
  *
  * Unsupported: attempts of ordered topics that outlive a crash, and a count of deliveries, because Kafka has neither;
  * members beside plain Kafka clients in one group; moving a group (`seek`) that has members in other processes.

@@ -34,6 +34,11 @@ export class PartitionLog implements TopicPartition {
   changes = 0;
   /** Of these, what a confirmed commit has told. */
   committed = 0;
+  /** Of these, what has been deleted from the broker. */
+  cleaned = 0;
+  /** In monotonic time: not to be fetched before, after so many failures. */
+  fetchAt = 0;
+  failures = 0;
   /** The position that a confirmed commit has told. */
   committedTo: number;
   #ready: Item[] = [];

@@ -42,6 +42,8 @@ export interface ReaderOptions {
   readonly startAt?: ReadonlyMap<string, number>;
   /** Whether a group without any place in this topic has lost it, rather than never having had one. */
   readonly remembered?: (topic: string) => boolean;
+  /** Topics that are only ours: what is done in them is deleted, because the broker keeps them without limit. */
+  readonly disposable: (topic: string) => boolean;
   readonly patience: number;
   readonly clock: Clock;
   readonly logger: Logger;
@@ -51,11 +53,15 @@ export interface ReaderOptions {
 /** Milliseconds that a broker holds a fetch without news: what is read next can change only after it. */
 const FETCH_WAIT = 200;
 /** Bytes of one partition in one answer. */
-const LARGEST_FETCH = 1_048_576;
+const LARGEST_FETCH = 262_144;
 const SMALLEST_FETCH = 65_536;
 const backOffs = { initial: 50, max: 2_000 };
 /** How often a reader without group looks for new partitions. */
 const LOOK = 15_000;
+/** How often space is given back. */
+const CLEAN = 60_000;
+/** How long closing waits for a broker that does not answer. */
+const LAST_WORDS = 3_000;
 
 export class Reader {
   readonly #options: ReaderOptions;
@@ -76,11 +82,13 @@ export class Reader {
   #order: PartitionLog[] = [];
   #turn = 0;
   #down = false;
+  #cleanAt: number;
 
   constructor(options: ReaderOptions) {
     this.#options = options;
     const { driver, group, clock, logger } = options;
     this.#fetch = driver.openFetch();
+    this.#cleanAt = clock.monotonic() + CLEAN;
     if (group === undefined) return;
     const member = new Member({
       driver,
@@ -170,7 +178,20 @@ export class Reader {
   /** Done for good, once the commit that covers it is confirmed. */
   commit(log: PartitionLog): Promise<CommitResult> {
     if (this.#committer === undefined) return Promise.resolve(log.alive ? 'applied' : 'lost');
+    if (this.#options.clock.monotonic() > this.#cleanAt) this.#clean();
     return this.#committer.commit(log);
+  }
+
+  #clean(): void {
+    const { driver, disposable, clock, logger } = this.#options;
+    this.#cleanAt = clock.monotonic() + CLEAN;
+    const done = this.#order.filter((log) => log.committed > log.cleaned && disposable(log.topic));
+    if (done.length === 0) return;
+    for (const log of done) log.cleaned = log.committed;
+    const before = done.map(({ topic, partition, committedTo }) => ({ topic, partition, offset: committedTo }));
+    driver.deleteRecords(before).catch((error: unknown) => {
+      logger.debug(`kafka: space of what is done is not given back: ${asFailure(error).message}`);
+    });
   }
 
   /** Reads these partitions from other offsets on, and forgets what was done beyond; in hand is lost. */
@@ -195,14 +216,23 @@ export class Reader {
     this.#fetch.close();
     // What was settled and is not committed yet would come back.
     if (this.#committer !== undefined && this.alive) {
-      await Promise.all(this.#order.map((log) => (log.alive && log.dirty ? this.commit(log) : undefined)));
+      const dirty = this.#order.filter((log) => log.alive && log.dirty);
+      await this.#shortly(Promise.all(dirty.map((log) => this.commit(log))));
     }
     for (const log of this.#order) log.alive = false;
-    await this.#member?.close();
+    if (this.#member !== undefined) await this.#shortly(this.#member.close());
     this.#committer?.close();
     await Promise.all(this.#loops.values());
     this.#logs.clear();
     this.#order = [];
+  }
+
+  /** Waits no longer than closing may take. */
+  async #shortly(work: Promise<unknown>): Promise<void> {
+    const done = new AbortController();
+    const finish = (): void => done.abort();
+    work.then(finish, finish);
+    await sleep(this.#options.clock, LAST_WORDS, done.signal);
   }
 
   // Units that come and go.
@@ -387,7 +417,7 @@ export class Reader {
         const wanted = await this.#wanted(broker);
         if (wanted === undefined) return;
         if (wanted.length === 0) {
-          if (seen === this.#pokes) await new Promise<void>((resolve) => this.#asleep.push(resolve));
+          if (seen === this.#pokes) await this.#sleepTillPoked();
           continue;
         }
         await this.#fetchOnce(broker, wanted);
@@ -420,7 +450,9 @@ export class Reader {
     let bytes = 0;
     for (const log of this.#order) if (!this.#paused.has(log.unit)) bytes += log.bytes;
     if (led.length === 0 && this.#order.length > 0) return undefined;
+    const now = this.#options.clock.monotonic();
     return led.filter((log) => {
+      if (log.fetchAt > now) return false;
       if (log.leaving || !log.alive || log.size >= ahead.records || log.bytes >= ahead.bytes) return false;
       // A partition of which nothing is ready always gets its turn: the others may wait for it (SUB-04 bounds both).
       return log.size === 0 || bytes < ahead.bytes;
@@ -435,22 +467,29 @@ export class Reader {
     const answers = await this.#fetch.fetch(broker, asks, FETCH_WAIT);
     this.#restored();
     let ready = false;
-    let trouble: KafkaFailure | undefined;
     for (const [index, log] of logs.entries()) {
       const answer = answers[index];
       // Lost, let go or moved while the fetch was under way.
       if (answer === undefined || !log.alive || log.leaving || log.next !== asks[index]?.offset) continue;
       if (answer instanceof KafkaFailure) {
-        if (answer.code === 'OFFSET_OUT_OF_RANGE') await this.#outOfRange(log);
-        else if (answer.code === 'UNKNOWN_TOPIC_OR_PARTITION') await this.#gone(log);
-        else trouble = answer;
+        await this.#refused(log, answer);
         continue;
       }
+      log.failures = 0;
       log.accept(answer.records, answer.next);
       ready ||= answer.records.length > 0;
     }
     if (ready) this.#options.events.ready();
-    if (trouble !== undefined) throw trouble;
+  }
+
+  /** One partition cannot be read at the moment; the others go on. */
+  async #refused(log: PartitionLog, failure: KafkaFailure): Promise<void> {
+    if (failure.code === 'OFFSET_OUT_OF_RANGE') return this.#outOfRange(log);
+    if (!isPassing(failure)) throw failure;
+    log.failures++;
+    log.fetchAt = this.#options.clock.monotonic() + backOff(log.failures, backOffs);
+    if (failure.code === 'UNKNOWN_TOPIC_OR_PARTITION') await this.#gone(log);
+    await this.#ensureLoops();
   }
 
   /** RET-02: what the group was to read next is not there. */
@@ -484,27 +523,35 @@ export class Reader {
     if (found === undefined || found instanceof KafkaFailure) {
       if (found !== undefined && found.code !== 'UNKNOWN_TOPIC_OR_PARTITION') throw found;
       await this.#restore(log.topic);
-      return;
     }
-    throw new KafkaFailure('NOT_LEADER_FOR_PARTITION', `partition ${log.partition} of "${log.topic}" moves`, {
-      sent: true,
-    });
   }
 
   /** A topic was deleted: its logs start anew in what takes its place. */
   #restore(topic: string): Promise<void> {
-    let restoring = this.#missing.get(topic);
-    if (restoring === undefined) {
-      restoring = this.#options.events.missing(topic).then(async () => {
-        this.#options.driver.forget(topic);
-        for (const log of this.#order) if (log.topic === topic && log.next > 0) await this.#startAnew(log, 0);
-      });
-      this.#missing.set(
-        topic,
-        restoring.finally(() => this.#missing.delete(topic)),
-      );
-    }
+    const before = this.#missing.get(topic);
+    if (before !== undefined) return before;
+    const restoring = this.#restoreNow(topic).finally(() => this.#missing.delete(topic));
+    this.#missing.set(topic, restoring);
     return restoring;
+  }
+
+  async #restoreNow(topic: string): Promise<void> {
+    await this.#options.events.missing(topic);
+    this.#options.driver.forget(topic);
+    for (const log of this.#order) if (log.topic === topic && log.next > 0) await this.#startAnew(log, 0);
+  }
+
+  /** Nothing to ask for; something that was refused is asked for again after a while. */
+  async #sleepTillPoked(): Promise<void> {
+    const { clock } = this.#options;
+    const poked = new AbortController();
+    this.#asleep.push(() => poked.abort());
+    const next = Math.min(...this.#order.map(({ fetchAt }) => fetchAt).filter((at) => at > clock.monotonic()));
+    if (next === Number.POSITIVE_INFINITY) {
+      await new Promise<void>((resolve) => poked.signal.addEventListener('abort', () => resolve(), { once: true }));
+    } else {
+      await sleep(clock, next - clock.monotonic(), poked.signal);
+    }
   }
 
   #poke(): void {

@@ -35,6 +35,8 @@ export interface ReceiverSetup {
   readonly group: string;
   readonly retry: string;
   readonly deadLetter: string;
+  /** Whether the retry topic is this group's alone, and not one that the user has named. */
+  readonly ownsRetry: boolean;
   /** First offsets of a broadcast, by `topic:partition`. */
   readonly startAt: ReadonlyMap<string, number> | undefined;
   /** Whether the group was there before the broker lost its place. */
@@ -55,7 +57,7 @@ interface KafkaDelivery extends Delivery {
 }
 
 /** Messages that one partition may have ready: a fetch brings more than one, and the next is to be there in time. */
-const READY = 500;
+const READY = 2_000;
 
 export class KafkaReceiver implements Receiver {
   readonly #setup: ReceiverSetup;
@@ -84,11 +86,13 @@ export class KafkaReceiver implements Receiver {
       ahead: { records: Math.max(READY, source.prefetch), bytes: source.prefetchBytes },
       ...(setup.startAt === undefined ? {} : { startAt: setup.startAt }),
       remembered: (name) => name === topic && setup.forgotten(),
+      disposable: (name) => setup.ownsRetry && name === retry,
       patience: setup.requestTimeout,
       clock,
       logger,
       events: {
         gained: (units) => events.assigned(units),
+        // The broker sets no bound, because we stay a member meanwhile; but a lane is not held up longer than by a death.
         revoked: (units) => events.revoking(units, source.lease),
         lost: (units, failure) => events.lost(units, this.#leaseLost(failure)),
         ready: () => this.#ready(),
@@ -159,13 +163,24 @@ export class KafkaReceiver implements Receiver {
 
   #delivery(item: Item): KafkaDelivery {
     const { record, log } = item;
-    const fields = readRecord(record, log.partition);
+    const { id, key, type, contentType, body, headers, publishedAt, expiresAt, attempt, position } = readRecord(
+      record,
+      log.partition,
+    );
     return {
-      ...fields,
-      attempt: item.attempt ?? fields.attempt,
       lane: log.unit,
+      id,
+      key,
+      type,
+      contentType,
+      body,
+      headers,
+      publishedAt,
+      expiresAt,
+      attempt: item.attempt ?? attempt,
       deliveries: undefined,
-      native: { topic: log.topic, partition: log.partition, ...record },
+      position,
+      native: record,
       item,
     };
   }

@@ -72,26 +72,57 @@ export interface Fields {
 
 /** A record as a message. `key` is given where the record's own key is something else (dead letters). */
 export function readRecord(record: FetchedRecord, partition: number, key = record.key): Fields {
+  const { headers } = record;
   const user: Record<string, string> = {};
-  const own: Record<string, string> = {};
-  for (const name in record.headers) {
-    const value = headerText(record.headers, name);
-    if (value !== undefined) (name.startsWith(headerPrefix) ? own : user)[name] = value;
+  let id: string | undefined;
+  let type: string | undefined;
+  let contentType: string | undefined;
+  let published: string | undefined;
+  let expires: string | undefined;
+  let attempt: string | undefined;
+  let position: string | undefined;
+  for (const name in headers) {
+    const value = headerText(headers, name);
+    switch (name) {
+      case wireHeaders.id:
+        id = value;
+        break;
+      case wireHeaders.type:
+        type = value;
+        break;
+      case wireHeaders.contentType:
+        contentType = value;
+        break;
+      case wireHeaders.publishedAt:
+        published = value;
+        break;
+      case wireHeaders.expiresAt:
+        expires = value;
+        break;
+      case wireHeaders.attempt:
+        attempt = value;
+        break;
+      case kafkaHeaders.position:
+        position = value;
+        break;
+      default:
+        if (value !== undefined && !name.startsWith(headerPrefix)) user[name] = value;
+    }
   }
   return {
-    id: own[wireHeaders.id],
+    id,
     key: key === null ? undefined : key.toString('utf8'),
-    type: own[wireHeaders.type],
+    type,
     // Foreign producers that follow CloudEvents name it so.
-    contentType: own[wireHeaders.contentType] ?? user['content-type'],
+    contentType: contentType ?? user['content-type'],
     // Users get plain bytes, not Node's subclass of them.
     body: asBytes(record.value ?? none),
     headers: user,
     // A foreign producer may have written none: Kafka then says -1.
-    publishedAt: integer(own[wireHeaders.publishedAt]) ?? (record.timestamp >= 0 ? record.timestamp : undefined),
-    expiresAt: integer(own[wireHeaders.expiresAt]),
-    attempt: integer(own[wireHeaders.attempt]) ?? 1,
-    position: own[kafkaHeaders.position] ?? `${partition}:${record.offset}`,
+    publishedAt: integer(published) ?? (record.timestamp >= 0 ? record.timestamp : undefined),
+    expiresAt: integer(expires),
+    attempt: integer(attempt) ?? 1,
+    position: position ?? `${partition}:${record.offset}`,
   };
 }
 

@@ -22,6 +22,8 @@ import { onScratchChannel, type Topology } from './topology.ts';
 const countPatience = 1_000;
 /** Milliseconds without another message after which a scan has seen what there is. */
 const quiet = 500;
+/** What a prefetch can count to. */
+const maxPrefetch = 65_535;
 
 export interface AdminParts {
   readonly link: Link;
@@ -59,7 +61,8 @@ export class Admin {
     const { deadLetters } = await topology.placeOf(group);
     try {
       const { messageCount } = await onScratchChannel(link, (channel) => channel.checkQueue(deadLetters));
-      return { value: messageCount, exact: true };
+      // Those that somebody looks at are not counted.
+      return { value: messageCount, exact: false };
     } catch (error) {
       throw requestFailure(error, `${nameOf(group)} has no dead letters to count`);
     }
@@ -79,8 +82,8 @@ export class Admin {
 }
 
 /**
- * Gets the dead letters one by one and keeps them unsettled until it is closed, when what is left goes back; meanwhile
- * others do not see them.
+ * Takes dead letters and keeps them unsettled until it is closed, when what is left goes back; meanwhile others do not
+ * see them.
  *
  * A quorum queue hands out what came back before everything else, and what comes back goes behind what did so earlier.
  * So the order stays only if all that ever came back is taken along and goes back together.
@@ -90,12 +93,12 @@ class Scan implements DeadLetterScan {
   readonly #group: GroupRef;
   readonly #place: GroupPlace;
   readonly #channel: DeliveryChannel;
-  /** Those that were there at the beginning and have not been read. */
+  /** Those that were there at the beginning and have not been taken. */
   #left: number;
-  /** Tags of those that were read and not settled. */
+  /** Tags of those that were taken and not settled. */
   readonly #held = new Set<number>();
-  /** How many follow the last one that was read, of which some may have come back before; 0 when none has. */
-  #mayFollow = 0;
+  /** Whether the last one that was taken had come back before: then the next one may have, too. */
+  #amongReturned = false;
 
   constructor(parts: AdminParts, group: GroupRef, place: GroupPlace, channel: DeliveryChannel, count: number) {
     this.#parts = parts;
@@ -106,18 +109,16 @@ class Scan implements DeadLetterScan {
   }
 
   async next(max: number): Promise<readonly DeadLetterRecord[]> {
-    const wanted = Math.min(max, this.#left);
-    const { channel } = this.#channel;
+    const records: DeadLetterRecord[] = [];
     try {
-      const messages = await Promise.all(Array.from({ length: wanted }, () => channel.get(this.#place.deadLetters)));
-      const found = messages.filter((message) => message !== false);
-      for (const message of found) this.#hold(message, message.fields.messageCount);
-      // Somebody else took some of them meanwhile: there are no more.
-      this.#left = found.length < wanted ? 0 : this.#left - wanted;
-      return found.map(toDeadLetter);
+      await this.#take(Math.min(max, this.#left), (message) => {
+        records.push(toDeadLetter(message));
+        return true;
+      });
     } catch (error) {
       throw requestFailure(error, `dead letters of ${nameOf(this.#group)} cannot be read`);
     }
+    return records;
   }
 
   async redrive(records: readonly DeadLetterRecord[]): Promise<readonly SettleResult[]> {
@@ -147,7 +148,10 @@ class Scan implements DeadLetterScan {
 
   async close(): Promise<void> {
     const { link, clock } = this.#parts;
-    await this.#takeAlong();
+    if (this.#held.size > 0 && this.#amongReturned) {
+      // Without their content, and to the first that never came back.
+      await this.#take(this.#left, () => this.#amongReturned).catch(() => {});
+    }
     const held = this.#held.size;
     if (held > 0) this.#channel.requeue([...this.#held]);
     await this.#channel.close();
@@ -165,34 +169,33 @@ class Scan implements DeadLetterScan {
     }
   }
 
-  #hold(message: Message, behind: number): void {
-    this.#held.add(message.fields.deliveryTag);
-    this.#mayFollow = isFirstDelivery(message) ? 0 : behind;
-  }
-
-  /** Takes what else has come back before, without its content; only the end of it can be told. */
-  async #takeAlong(): Promise<void> {
-    if (this.#mayFollow === 0 || this.#held.size === 0) return;
+  /**
+   * Takes so many, as far as they are there: others may have been quicker. Not by `basic.get`, because the queue keeps
+   * apart what each `get` took, and puts it back in no order when the connection is lost.
+   *
+   * @param wantsMore told of each; false ends it
+   */
+  async #take(count: number, wantsMore: (message: Message) => boolean): Promise<void> {
+    if (count === 0) return;
     const { clock } = this.#parts;
     const { channel } = this.#channel;
-    const end = Promise.withResolvers<void>();
+    const done = new AbortController();
+    let taken = 0;
     let last = clock.monotonic();
-    try {
-      // All of it, however much that is.
-      await this.#channel.prefetch(0);
-      const { consumerTag } = await channel.consume(this.#place.deadLetters, (message) => {
-        if (message === null) return end.resolve();
-        last = clock.monotonic();
-        this.#hold(message, this.#mayFollow - 1);
-        if (this.#mayFollow <= 0) end.resolve();
-      });
-      const done = new AbortController();
-      void Promise.race([end.promise, this.#channel.ended]).then(() => done.abort());
-      while (!done.signal.aborted && clock.monotonic() - last < quiet) await sleep(clock, quiet / 10, done.signal);
-      await channel.cancel(consumerTag);
-    } catch {
-      // The channel has ended, and everything goes back as it can.
-    }
+    // It is no more than the queue lets a consumer have at once; 0 is no limit.
+    await this.#channel.prefetch(count <= maxPrefetch ? count : 0);
+    const { consumerTag } = await channel.consume(this.#place.deadLetters, (message) => {
+      if (message === null) return done.abort();
+      this.#held.add(message.fields.deliveryTag);
+      this.#amongReturned = !isFirstDelivery(message);
+      last = clock.monotonic();
+      taken++;
+      if (!done.signal.aborted && (!wantsMore(message) || taken === count)) done.abort();
+    });
+    void this.#channel.ended.then(() => done.abort());
+    while (!done.signal.aborted && clock.monotonic() - last < quiet) await sleep(clock, quiet / 5, done.signal);
+    this.#left = taken < count ? 0 : this.#left - taken;
+    await channel.cancel(consumerTag);
   }
 
   async #ack(records: readonly DeadLetterRecord[]): Promise<SettleResult> {

@@ -80,6 +80,7 @@ export class LaneSharing {
           this.#settle();
         }
         if (signal.aborted) await presence.leave();
+        else await presence.close();
         this.#presence = undefined;
       }
       if ((await consume.whenUp(signal)) === undefined) return;

@@ -77,9 +77,14 @@ export class Presence {
     channel.on('error', () => {});
     channel.on('close', this.#end);
     const queue = names.member(this.id);
-    await channel.assertQueue(queue, { exclusive: true, autoDelete: true, durable: false });
-    await channel.bindQueue(queue, names.members, groupKey);
-    await channel.consume(queue, (message) => this.#hear(message), { noAck: true });
+    try {
+      await channel.assertQueue(queue, { exclusive: true, autoDelete: true, durable: false });
+      await channel.bindQueue(queue, names.members, groupKey);
+      await channel.consume(queue, (message) => this.#hear(message), { noAck: true });
+    } catch (error) {
+      await channel.close().catch(() => {});
+      throw error;
+    }
     await this.tellAll({ hello: true });
   }
 
@@ -97,9 +102,17 @@ export class Presence {
     for (const id of [...this.#peers.keys()]) await this.#tell(id);
   }
 
-  /** Never rejects. */
+  /** Says goodbye and is gone. Never rejects. */
   async leave(): Promise<void> {
     await this.tellAll({ bye: true });
+    await this.close();
+  }
+
+  /** Never rejects; waits only for the queue to go, because a blocked connection may not answer. */
+  async close(): Promise<void> {
+    const mouth = this.#mouth;
+    this.#mouth = undefined;
+    mouth?.channel.then((channel) => channel.close()).catch(() => {});
     await this.#channel?.close().catch(() => {});
   }
 

@@ -7,11 +7,10 @@ import {
   type OutgoingMessage,
   PublishError,
   type SendResult,
-  WaybillError,
 } from '@waybill/core/adapter';
 import type { ConfirmSender, Parcel, Sent } from './confirm-sender.ts';
 import { delayExchange, delayRoute, maxDelay } from './delay.ts';
-import { adapterName, reply, replyCode } from './errors.ts';
+import { adapterName, reply, replyCode, requestFailure } from './errors.ts';
 import { toBuffer, toProperties } from './message.ts';
 import { addressOf, type BrokerNames } from './names.ts';
 import type { Topology } from './topology.ts';
@@ -56,18 +55,18 @@ export class Publisher {
   }
 
   async publish(batch: readonly OutgoingMessage[]): Promise<readonly SendResult[]> {
-    for (const { topic } of batch) if (!this.#routes.has(topic.name)) await this.#learn(topic);
     const results = new Array<SendResult>(batch.length);
     const parcels: Parcel[] = [];
     const places: number[] = [];
     for (let i = 0; i < batch.length; i++) {
       const message = batch[i] as OutgoingMessage;
       try {
-        parcels.push(this.#parcel(message));
+        const route = this.#routes.get(message.topic.name) ?? (await this.#learn(message.topic));
+        parcels.push(this.#parcel(message, route));
         places.push(i);
-      } catch (error) {
-        if (!WaybillError.is(error)) throw error;
-        results[i] = { status: 'failed', outcome: 'not-sent', retryable: false, error };
+      } catch (cause) {
+        const error = requestFailure(cause, `topic "${message.topic.name}" cannot be published to`);
+        results[i] = { status: 'failed', outcome: 'not-sent', retryable: error.code === 'CONNECTION', error };
       }
     }
     const sent = await this.#parts.sender.send(parcels);
@@ -78,23 +77,24 @@ export class Publisher {
     return results;
   }
 
-  async #learn(topic: OutgoingMessage['topic']): Promise<void> {
+  async #learn(topic: OutgoingMessage['topic']): Promise<Route> {
     const { names, topology } = this.#parts;
     const lanes = topic.ordered ? await topology.lanesOf(topic) : 0;
-    if (this.#routes.size >= maxRoutes) this.#routes.clear();
-    this.#routes.set(topic.name, {
+    const route: Route = {
       routingKey: names.routingKey(topic.name),
       laneKeys: Array.from({ length: lanes }, (_, lane) => names.laneKey(topic.name, lane)),
       address: addressOf('topic', topic.name),
       unheard: false,
-    });
+    };
+    if (this.#routes.size >= maxRoutes) this.#routes.clear();
+    this.#routes.set(topic.name, route);
+    return route;
   }
 
-  #parcel(message: OutgoingMessage): Parcel {
+  #parcel(message: OutgoingMessage, route: Route): Parcel {
     const { names, clock } = this.#parts;
     const { topic, key } = message;
     if (message.options !== undefined) checkOptions(message.options, [], 'broker.rabbitmq');
-    const route = this.#routes.get(topic.name) as Route;
     const properties = toProperties(message);
     const common = { topic: topic.name, body: toBuffer(message.body), properties };
     const delay = message.deliverAt === undefined ? 0 : message.deliverAt - clock.now();

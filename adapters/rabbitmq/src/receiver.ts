@@ -9,6 +9,7 @@ import {
   type Settlement,
   type SettleResult,
   type Source,
+  sleep,
   type Timer,
   type WaybillError,
 } from '@waybill/core/adapter';
@@ -23,6 +24,9 @@ import { deadLetterCopy, retryCopy } from './message.ts';
 import { addressOf, type BrokerNames, type GroupPlace } from './names.ts';
 import { QueueReader, RabbitDelivery, type ReaderHost } from './reader.ts';
 import { laneWindowOf } from './topology.ts';
+
+/** Milliseconds in which the broker has to answer when a receiver leaves; without an answer it finds out by itself. */
+const closePatience = 3_000;
 
 export interface ReceiverParts {
   readonly source: Source;
@@ -147,12 +151,9 @@ export class RabbitReceiver implements Receiver, ReaderHost {
     this.#closing = true;
     this.#housekeeping?.cancel();
     this.#waiter?.resolve([]);
-    // The lanes first: who takes them over finds them free.
-    await Promise.all([...this.#readers.values()].map((reader) => reader.stop()));
-    await this.#sharing?.stop();
-    await this.#alone?.close();
-    const { group } = this.#parts.source;
-    if (group.temporary && this.link.isUp) await this.#deleteTemporary();
+    const patience = new AbortController();
+    await Promise.race([this.#leave(), sleep(this.clock, closePatience, patience.signal)]);
+    patience.abort();
     this.#parts.closed(this);
   }
 
@@ -265,6 +266,14 @@ export class RabbitReceiver implements Receiver, ReaderHost {
       const text = `lane ${lane} went to another member before its messages in hand were settled`;
       events.lost([lane], new LeaseLostError(text, { adapter: adapterName }));
     }
+  }
+
+  async #leave(): Promise<void> {
+    // The lanes first: who takes them over finds them free.
+    await Promise.all([...this.#readers.values()].map((reader) => reader.stop()));
+    await this.#sharing?.stop();
+    await this.#alone?.close();
+    if (this.#parts.source.group.temporary && this.link.isUp) await this.#deleteTemporary();
   }
 
   #collect(max: number): RabbitDelivery[] {

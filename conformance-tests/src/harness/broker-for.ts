@@ -1,9 +1,9 @@
+import { parseBrokerUrl } from '@waybill/core/adapter';
 import { engineVersion } from '../brokers/docker.ts';
-import { run } from '../brokers/run.ts';
-import { type RunningBroker, type StartOptions, startKafka, startRabbitmq } from '../brokers/start.ts';
 import { brokerKinds } from '../brokers/kinds.ts';
 import { untilAnswers } from '../brokers/probe.ts';
-import { parseBrokerUrl } from '@waybill/core/adapter';
+import { run } from '../brokers/run.ts';
+import { type RunningBroker, type StartOptions, startKafka, startRabbitmq } from '../brokers/start.ts';
 
 /** What a harness uses of a running broker. */
 export type GivenBroker = Pick<RunningBroker, 'url' | 'management' | 'stop' | 'restart' | 'kill' | 'exec'>;
@@ -51,7 +51,9 @@ function byUrl(name: keyof typeof starters, { url, management, container, settin
   const address = { host: first?.host ?? 'localhost', port: first?.port ?? defaultPort };
   const named = (): string => {
     if (container !== undefined) return container;
-    throw new Error(`the broker at ${address.host}:${address.port} cannot be stopped: name its container in ${setting}`);
+    throw new Error(
+      `the broker at ${address.host}:${address.port} cannot be stopped: name its container in ${setting}`,
+    );
   };
   return {
     url,

@@ -21,7 +21,7 @@ import type {
 import { brokerFor, type GivenBroker } from './broker-for.ts';
 import { makeCertificate } from './certificate.ts';
 import { rewriteAdvertised } from './kafka-addresses.ts';
-import { type Address, Proxy, type ProxyOptions } from './proxy.ts';
+import { type Address, type ProxyOptions, TcpProxy } from './proxy.ts';
 import { unusedPort } from './unused-port.ts';
 
 /** The shortest session that a broker allows unless it is told otherwise. */
@@ -69,8 +69,8 @@ export function kafkaUnderTest(): AdapterUnderTest {
 const urlOf = ({ host, port }: Address): string => `kafka://${host}:${port}`;
 
 /** A proxy that clients do not leave when they are told the broker's address. */
-function proxyTo(upstream: Address, options: Pick<ProxyOptions, 'tls'> = {}): Promise<Proxy> {
-  return Proxy.open({ ...options, upstream, rewriteReplies: (proxy) => rewriteAdvertised(upstream, proxy) });
+function proxyTo(upstream: Address, options: Pick<ProxyOptions, 'tls'> = {}): Promise<TcpProxy> {
+  return TcpProxy.open({ ...options, upstream, rewriteReplies: (proxy) => rewriteAdvertised(upstream, proxy) });
 }
 
 const USER = 'app';
@@ -99,11 +99,14 @@ async function start(): Promise<Started> {
     KAFKA_LISTENER_SECURITY_PROTOCOL_MAP: `${KAFKA_LISTENER_SECURITY_PROTOCOL_MAP},SASL:SASL_PLAINTEXT`,
     KAFKA_SASL_ENABLED_MECHANISMS: 'PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER',
     KAFKA_LISTENER_NAME_SASL_PLAIN_SASL_JAAS_CONFIG: `${modules}.plain.PlainLoginModule required user_${USER}="${PASSWORD}";`,
-    'KAFKA_LISTENER_NAME_SASL_SCRAM___SHA___256_SASL_JAAS_CONFIG': `${modules}.scram.ScramLoginModule required;`,
-    'KAFKA_LISTENER_NAME_SASL_SCRAM___SHA___512_SASL_JAAS_CONFIG': `${modules}.scram.ScramLoginModule required;`,
+    KAFKA_LISTENER_NAME_SASL_SCRAM___SHA___256_SASL_JAAS_CONFIG: `${modules}.scram.ScramLoginModule required;`,
+    KAFKA_LISTENER_NAME_SASL_SCRAM___SHA___512_SASL_JAAS_CONFIG: `${modules}.scram.ScramLoginModule required;`,
     KAFKA_LISTENER_NAME_SASL_OAUTHBEARER_SASL_JAAS_CONFIG: `${modules}.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub="broker";`,
   };
-  return { running: await brokerFor('kafka', { port, ports: [saslPort], environment }), sasl: { host, port: saslPort } };
+  return {
+    running: await brokerFor('kafka', { port, ports: [saslPort], environment }),
+    sasl: { host, port: saslPort },
+  };
 }
 
 /** Names that Waybill makes hold no dot, which Kafka takes for the same as an underscore. */
@@ -156,7 +159,9 @@ class Foreign implements ForeignClient {
     await producer.send({
       topic,
       acks: -1,
-      messages: [{ key: key ?? null, value: Buffer.from(body), ...(Object.keys(all).length === 0 ? {} : { headers: all }) }],
+      messages: [
+        { key: key ?? null, value: Buffer.from(body), ...(Object.keys(all).length === 0 ? {} : { headers: all }) },
+      ],
     });
   }
 
@@ -263,7 +268,8 @@ class Foreign implements ForeignClient {
         configEntries.find(({ configName }) => configName === name)?.configValue;
       if (value('cleanup.policy') === 'compact') continue;
       if (value('retention.ms') !== '-1') faults.push(`topic ${resourceName} keeps for ${value('retention.ms')} ms`);
-      if (value('retention.bytes') !== '-1') faults.push(`topic ${resourceName} keeps ${value('retention.bytes')} bytes`);
+      if (value('retention.bytes') !== '-1')
+        faults.push(`topic ${resourceName} keeps ${value('retention.bytes')} bytes`);
     }
     return faults;
   }
@@ -356,7 +362,9 @@ async function openDoors(
   sasl: Address | undefined,
 ): Promise<readonly OpenDoor[]> {
   if (sasl === undefined) {
-    throw new Error('a broker by URL has no listener for SASL that is known here: leave WAYBILL_KAFKA_URL out for this');
+    throw new Error(
+      'a broker by URL has no listener for SASL that is known here: leave WAYBILL_KAFKA_URL out for this',
+    );
   }
   await makeScramUser(running, address);
   const { cert, key } = makeCertificate('localhost');
@@ -396,7 +404,10 @@ async function openDoors(
       }),
       close: () => saslTls.close(),
     },
-    { what: 'SCRAM-SHA-256', target: kafka({ brokers: at(sasl), sasl: { mechanism: 'scram-sha-256', ...credentials } }) },
+    {
+      what: 'SCRAM-SHA-256',
+      target: kafka({ brokers: at(sasl), sasl: { mechanism: 'scram-sha-256', ...credentials } }),
+    },
     { what: 'SCRAM-SHA-512', target: `kafka://${escaped}${at(sasl)}?saslMechanism=scram-sha-512` },
     {
       what: 'OAUTHBEARER',
@@ -409,7 +420,13 @@ async function openDoors(
       what: 'AWS',
       target: kafka({
         brokers: at(aws.address),
-        sasl: { mechanism: 'aws', authorizationIdentity: 'AIDA', accessKeyId: 'AKIA', secretAccessKey: 'x', sessionToken: '' },
+        sasl: {
+          mechanism: 'aws',
+          authorizationIdentity: 'AIDA',
+          accessKeyId: 'AKIA',
+          secretAccessKey: 'x',
+          sessionToken: '',
+        },
       }),
       refused: true,
       verify: said(aws, 'AWS'),
@@ -418,7 +435,7 @@ async function openDoors(
   ];
 }
 
-function said(proxy: Proxy, mechanism: string): () => Promise<void> {
+function said(proxy: TcpProxy, mechanism: string): () => Promise<void> {
   return async () => {
     if (!proxy.heard.some((bytes) => bytes.includes(mechanism))) throw new Error(`nobody chose ${mechanism}`);
   };

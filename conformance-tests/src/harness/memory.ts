@@ -2,8 +2,8 @@ import { randomUUID } from 'node:crypto';
 import { type MemoryBroker, memory, memoryBroker, type StoredMessage } from '@waybill/core';
 import type { Adapter } from '@waybill/core/adapter';
 import { eventually } from '../eventually.ts';
-import type { AdapterUnderTest, BrokerUnderTest, Doors, ForeignClient, ForeignCopy, Place } from '../harness.ts';
-import { InProcessLink } from './in-process-link.ts';
+import type { AdapterUnderTest, ForeignClient, ForeignCopy, Place } from '../harness.ts';
+import { inProcessBroker } from './in-process.ts';
 
 export interface MemoryHarnessOptions {
   /** Put around the adapter of every bus and member: how the suite's own test plants its faults. */
@@ -20,40 +20,17 @@ export function memoryUnderTest({ wrap = (adapter) => adapter }: MemoryHarnessOp
     start: async () => {
       const name = `conformance-${randomUUID()}`;
       const url = `memory:${name}`;
-      // Cut when the broker "stops": it keeps its data, as one with a disk does.
-      const mains = new InProcessLink();
-      const target = (): Adapter => mains.wrap(wrap(memory.fromUrl(url)));
-      const broker: BrokerUnderTest = {
+      return inProcessBroker({
         url,
-        target,
-        inProcess: true,
-        openLink: async () => {
-          const link = new InProcessLink();
-          return {
-            target: link.wrap(target()),
-            url: undefined,
-            cut: async (mode) => link.cut(mode),
-            mend: async () => link.mend(),
-            loseReplies: async () => link.loseReplies(),
-            close: async () => link.mend(),
-          };
-        },
-        stop: async () => mains.cut('reset'),
-        start: async () => mains.mend(),
-        restart: async () => {
-          mains.cut('reset');
-          mains.mend();
-        },
-        foreign: foreignClient(memoryBroker(name), target),
-        doors: doors(url),
-        dispose: async () => mains.mend(),
-      };
-      return broker;
+        adapter: () => wrap(memory.fromUrl(url)),
+        foreign: foreignClient(memoryBroker(name), url),
+        doors: { unknownParameter: `${url}?nonsense=1` },
+      });
     },
   };
 }
 
-function foreignClient(broker: MemoryBroker, target: () => Adapter): ForeignClient {
+function foreignClient(broker: MemoryBroker, url: string): ForeignClient {
   const groupsOf = (topic: string): readonly string[] =>
     broker.topics().find(({ name }) => name === topic)?.groups ?? [];
   const nameOf = ({ topic, prefix = '' }: Place): string => prefix + topic;
@@ -91,7 +68,7 @@ function foreignClient(broker: MemoryBroker, target: () => Adapter): ForeignClie
       const group = 'own group';
       broker.createTopic(topic);
       broker.createGroup(topic, group);
-      return { target: target(), topic, group, publish: async (message) => void broker.publish(topic, message) };
+      return { target: url, topic, group, publish: async (message) => void broker.publish(topic, message) };
     },
     // Groups live as long as the process, and there is nothing to set.
     retentionFaults: async () => [],
@@ -101,18 +78,4 @@ function foreignClient(broker: MemoryBroker, target: () => Adapter): ForeignClie
 
 function copyOf({ content }: StoredMessage): ForeignCopy {
   return { body: content.body, key: content.key, headers: content.headers };
-}
-
-function doors(url: string): Doors {
-  const name = `conformance-away-${randomUUID()}`;
-  return {
-    closed: async () => {
-      memoryBroker(name).disconnect();
-      const target = memory({ name });
-      return [{ what: 'a broker that is away', target, cause: /cut/, names: name, secret: undefined, final: false }];
-    },
-    // There is no network, and nobody to prove oneself to.
-    open: async () => [{ what: 'this process', target: url }],
-    unknownParameter: `${url}?nonsense=1`,
-  };
 }

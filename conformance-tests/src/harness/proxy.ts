@@ -25,7 +25,7 @@ interface Pair {
 }
 
 /** A TCP proxy in front of a broker, that can fail in the ways of a network. */
-export class Proxy {
+export class TcpProxy {
   readonly address: Address;
   /** What the clients sent at the beginning of each connection: shows which way of authentication they chose. */
   readonly heard: Buffer[] = [];
@@ -40,16 +40,16 @@ export class Proxy {
     this.address = { host: options.upstream.host, port: (server.address() as AddressInfo).port };
   }
 
-  static async open(options: ProxyOptions): Promise<Proxy> {
+  static async open(options: ProxyOptions): Promise<TcpProxy> {
     // It is there before the first client can be.
-    let proxy: Proxy | undefined;
-    const accept = (socket: Socket): void => (proxy as Proxy).#accept(socket);
+    let proxy: TcpProxy | undefined;
+    const accept = (socket: Socket): void => (proxy as TcpProxy).#accept(socket);
     const server = options.tls === undefined ? createServer(accept) : createTlsServer(options.tls, accept);
     // A client that gives up during the handshake is no matter of ours.
     server.on('tlsClientError', () => {});
     server.listen(0);
     await once(server, 'listening');
-    proxy = new Proxy(server, options);
+    proxy = new TcpProxy(server, options);
     return proxy;
   }
 

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { writeFile, mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -20,7 +20,7 @@ import type {
 } from '../harness.ts';
 import { brokerFor } from './broker-for.ts';
 import { type Certificate, makeCertificate } from './certificate.ts';
-import { type Address, Proxy } from './proxy.ts';
+import { type Address, TcpProxy } from './proxy.ts';
 import { unusedPort } from './unused-port.ts';
 
 /** Seconds: the shortest that AMQP knows. A lease is three of them. */
@@ -39,7 +39,7 @@ export function rabbitmqUnderTest(): AdapterUnderTest {
         url: server.url(),
         inProcess: false,
         openLink: async () => {
-          const proxy = await Proxy.open({ upstream: server.address });
+          const proxy = await TcpProxy.open({ upstream: server.address });
           const url = server.url({ at: proxy.address });
           return {
             target: url,
@@ -90,7 +90,13 @@ class Server {
     this.#management = running.management ?? `http://${this.address.host}:15672`;
   }
 
-  url({ scheme = 'amqp', at = this.address, user = this.#user, password = this.#password, ...parts }: UrlParts = {}): string {
+  url({
+    scheme = 'amqp',
+    at = this.address,
+    user = this.#user,
+    password = this.#password,
+    ...parts
+  }: UrlParts = {}): string {
     const params = new URLSearchParams({ heartbeat: `${HEARTBEAT}s`, ...parts.params });
     const path = parts.vhost === undefined ? '' : `/${encodeURIComponent(parts.vhost)}`;
     return `${scheme}://${encodeURIComponent(user)}:${encodeURIComponent(password)}@${at.host}:${at.port}${path}?${params}`;
@@ -345,8 +351,8 @@ function doors(server: Server): Doors {
   };
 }
 
-function tlsProxy(server: Server, { cert, key }: Certificate): Promise<Proxy> {
-  return Proxy.open({ upstream: server.address, tls: { cert, key } });
+function tlsProxy(server: Server, { cert, key }: Certificate): Promise<TcpProxy> {
+  return TcpProxy.open({ upstream: server.address, tls: { cert, key } });
 }
 
 async function openDoors(server: Server): Promise<readonly OpenDoor[]> {
@@ -356,24 +362,33 @@ async function openDoors(server: Server): Promise<readonly OpenDoor[]> {
   await writeFile(caFile, certificate.cert);
   const [tls, mutual, amqplain, plain, external] = await Promise.all([
     tlsProxy(server, certificate),
-    Proxy.open({
+    TcpProxy.open({
       upstream: server.address,
-      tls: { cert: certificate.cert, key: certificate.key, ca: certificate.cert, requestCert: true, rejectUnauthorized: true },
+      tls: {
+        cert: certificate.cert,
+        key: certificate.key,
+        ca: certificate.cert,
+        requestCert: true,
+        rejectUnauthorized: true,
+      },
     }),
-    Proxy.open({ upstream: server.address }),
-    Proxy.open({ upstream: server.address }),
+    TcpProxy.open({ upstream: server.address }),
+    TcpProxy.open({ upstream: server.address }),
     // The client takes a mechanism only when it is offered: this broker offers it under another name of that length.
-    Proxy.open({ upstream: server.address, rewriteReplies: () => offerExternal }),
+    TcpProxy.open({ upstream: server.address, rewriteReplies: () => offerExternal }),
   ]);
   const user = `user-${randomUUID()}`;
   const password = 'päss:w@rd/%';
   await server.makeUser(user, password);
   const keyFile = join(folder, 'key.pem');
   await writeFile(keyFile, certificate.key);
-  const said = (proxy: Proxy, mechanism: string) => async (): Promise<void> => {
+  const said = (proxy: TcpProxy, mechanism: string) => async (): Promise<void> => {
     if (!proxy.heard.some((bytes) => bytes.includes(mechanism))) throw new Error(`nobody chose ${mechanism}`);
   };
-  const closing = (proxy: Proxy): (() => Promise<void>) => () => proxy.close();
+  const closing =
+    (proxy: TcpProxy): (() => Promise<void>) =>
+    () =>
+      proxy.close();
   return [
     {
       what: 'TLS with an authority of its own',

@@ -22,16 +22,23 @@ export interface ConsumerArgs {
 
 /**
  * Subscribes and tells: `subscribed`; `received` with id, data, key, attempt; `acked`; `done` when a handler has
- * returned; `aborted` with the reason's code when its signal aborted; `closed` after the bus was closed.
+ * returned; `aborted` with the reason's code when its signal aborted; `closed` after the bus was closed. The command
+ * `weigh` makes it tell `weighed` with the bytes in its buffers.
  */
 export const consumer: MemberProgram<ConsumerArgs> = async (member, args) => {
   const bus = await member.connect();
   const source = args.ordered ? topic<unknown>(args.topic, { ordered: true, key: () => '' }) : args.topic;
   const released = member.command('release');
 
+  const weigh = (): void => {
+    member.emit('weighed', { bytes: process.memoryUsage().arrayBuffers });
+    void member.command('weigh').then(weigh);
+  };
+  void member.command('weigh').then(weigh);
+
   const handle = async (message: Message): Promise<void> => {
-    const { id, data, key, attempt } = message;
-    const told = { id, data, key, attempt };
+    const { id, data, key, attempt, body } = message;
+    const told = { id, data: data instanceof Uint8Array ? `${body.length} bytes` : data, key, attempt };
     member.emit('received', told);
     message.signal.addEventListener('abort', () => {
       const reason: unknown = message.signal.reason;

@@ -93,11 +93,11 @@ contract(
       const topic = s.topicName();
       try {
         if (door.refused) {
-        await failure(() => s.connect({ to: door.target, connectTimeout: 4_000 }));
-        await door.verify?.();
-        continue;
-      }
-      const bus = await s.connect({ to: door.target });
+          await failure(() => s.connect({ to: door.target, connectTimeout: 4_000 }));
+          await door.verify?.();
+          continue;
+        }
+        const bus = await s.connect({ to: door.target });
         const recorder = s.recorder();
         await bus.subscribe(topic, { group: 'g' }, recorder.handler);
         await bus.publish(topic, door.what);

@@ -339,8 +339,8 @@ for (const part of ['topic', 'group'] as const) {
     async (s) => {
       const topic = s.topicName();
       // What stands for a topic may be shared by all topics of a prefix.
-    const prefix = `${s.topicName('own')}-`;
-    const bus = await s.connect({ namePrefix: prefix });
+      const prefix = `${s.topicName('own')}-`;
+      const bus = await s.connect({ namePrefix: prefix });
       const recorder = s.recorder<number>();
       const subscription = await bus.subscribe(topic, { group: 'g', lease: s.lease }, recorder.handler);
       let ended: unknown;

@@ -108,6 +108,7 @@ export interface Connection {
   /** Reads a group's dead letters from the oldest on: those that are there now, none that come later. */
   openDeadLetters(group: GroupRef): Promise<DeadLetterScan>;
 
+  /** This, `seek` and the dead letters reject with a ConfigError for a group that does not exist. */
   lag(group: GroupRef): Promise<Lag>;
   /** Moves a group; core has asked `capabilities.log` before. Members that run go on from there. */
   seek(group: GroupRef, to: Position): Promise<void>;
@@ -252,7 +253,10 @@ export interface Receiver {
    */
   receiveAlone?(): Promise<Delivery | undefined>;
 
-  /** Deliver nothing of this lane until `resumeLane`; keep it, and keep what is already in hand. */
+  /**
+   * Deliver nothing of this lane until `resumeLane`; keep it, and keep what is already in hand. A lane that was let go
+   * or lost is not paused any more.
+   */
   pauseLane(lane: string): void;
   resumeLane(lane: string): void;
 
@@ -294,7 +298,7 @@ export type Settlement =
   | {
       /**
        * Hand it out again to this group alone, not before `after` milliseconds, as attempt `attempt`: a retry, or,
-       * with the attempt unchanged, a release. On an ordered topic its key waits for it. Core never gives back on an
+       * with the attempt unchanged, a release. It comes as a new copy, whose `deliveries` start again. On an ordered topic its key waits for it. Core never gives back on an
        * ordered topic or to a temporary group where it can hold the message itself.
        */
       readonly verb: 'giveBack';

@@ -9,6 +9,7 @@ export class Alarm {
   readonly #ring: () => void;
   #timer: Timer | undefined;
   #due = Number.POSITIVE_INFINITY;
+  #stopped = false;
 
   constructor(clock: Clock, ring: () => void) {
     this.#clock = clock;
@@ -17,7 +18,7 @@ export class Alarm {
 
   /** Rings at this time of `clock.monotonic()` or, when it is set to ring before, then. */
   at(time: number): void {
-    if (time >= this.#due) return;
+    if (time >= this.#due || this.#stopped) return;
     this.#timer?.cancel();
     this.#due = time;
     // Timers may fire a fraction of a millisecond early; rounding up spares a second, empty ring.
@@ -29,6 +30,12 @@ export class Alarm {
       },
       Math.max(0, Math.ceil(time - this.#clock.monotonic())),
     );
+  }
+
+  /** Rings no more, whatever is asked for. */
+  stop(): void {
+    this.#stopped = true;
+    this.off();
   }
 
   off(): void {

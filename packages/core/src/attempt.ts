@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
-import { InvalidMessageError, WaybillError } from './errors.ts';
+import { Claim } from './claim.ts';
+import { InvalidMessageError, LeaseLostError } from './errors.ts';
 import type { Held } from './held.ts';
-import type { ClaimOutcome } from './idempotency.ts';
 import { ReceivedMessage } from './message.ts';
 import type { Pipeline, Unit } from './pipeline.ts';
 import type { CompiledIdempotency } from './subscribe-options.ts';
@@ -22,18 +22,15 @@ const storeAwayDelay = 2_000;
  */
 export async function runAttempt(pipeline: Pipeline, unit: Unit): Promise<void> {
   try {
-    const messages: ReceivedMessage[] = [];
+    const opened: Held[] = [];
     for (const held of unit.helds) {
       if (!screen(pipeline, held)) continue;
-      const opened = open(pipeline, held);
-      const message = opened instanceof Promise ? await opened : opened;
-      if (message !== undefined) messages.push(message);
+      const message = open(pipeline, held);
+      if ((message instanceof Promise ? await message : message) !== undefined) opened.push(held);
     }
     const { idempotency } = pipeline.setup.settings;
-    if (messages.length > 0) {
-      if (idempotency === undefined) await attemptPlain(pipeline, unit, messages);
-      else await attemptOnce(pipeline, unit, messages, idempotency);
-    }
+    if (idempotency === undefined) await attemptPlain(pipeline, unit, opened);
+    else await attemptOnce(pipeline, unit, opened, idempotency);
   } catch (error) {
     // Nothing above may throw; if it does all the same, no message may be stuck in our hands.
     pipeline.setup.logger.error(`${pipeline.what}: an attempt failed inside Waybill; its messages are given back`, {
@@ -42,6 +39,14 @@ export async function runAttempt(pipeline: Pipeline, unit: Unit): Promise<void> 
     for (const held of unit.helds) if (held.state === 'running') pipeline.again(held, 1_000, held.attempt, 'givenBack');
   }
   pipeline.finished(unit);
+}
+
+/** Looked at again right before the handler: schemas and stores take their time, and much can happen meanwhile. */
+function mayCall(pipeline: Pipeline, held: Held): boolean {
+  if (held.lost !== undefined || held.message === undefined) return false;
+  if (pipeline.open) return true;
+  pipeline.abandon(held);
+  return false;
 }
 
 /** What is decided without a handler; false when the message has been dealt with. */
@@ -120,25 +125,31 @@ function unreadable(pipeline: Pipeline, held: Held, error: unknown): undefined {
   } else if (settings.invalid === 'dead-letter') {
     pipeline.exhaust(held, 'invalid', error, held.attempt - 1);
   } else {
-    pipeline.abandon(held);
+    const { id, position } = held.delivery;
+    const reason = error instanceof Error ? error.message : String(error);
     pipeline.setup.failed(
-      WaybillError.is(error) ? error : new InvalidMessageError('body', String(error), { cause: error }),
+      new InvalidMessageError(
+        'body',
+        `${pipeline.what}: message ${id ?? position} cannot be read, and invalid is 'stop': ${reason}`,
+        { cause: error },
+      ),
     );
+    pipeline.abandon(held);
   }
   return undefined;
 }
 
-async function attemptPlain(pipeline: Pipeline, unit: Unit, messages: readonly ReceivedMessage[]): Promise<void> {
-  const result = await call(pipeline, unit, messages);
-  for (const held of unit.helds) {
-    if (held.message !== undefined) conclude(pipeline, held, held.message, result);
-  }
+async function attemptPlain(pipeline: Pipeline, unit: Unit, opened: readonly Held[]): Promise<void> {
+  const called = opened.filter((held) => mayCall(pipeline, held));
+  const result = await call(pipeline, unit, called);
+  for (const held of called) conclude(pipeline, held, result);
 }
 
 /** The handler's outcome becomes the message's, unless the handler decided about it itself (ACK-06). */
-function conclude(pipeline: Pipeline, held: Held, message: ReceivedMessage, result: AttemptResult): void {
+function conclude(pipeline: Pipeline, held: Held, result: AttemptResult): void {
+  const decided = held.message?.verdict;
+  held.message?.end();
   if (held.lost !== undefined) return;
-  const decided = message.verdict;
   if (decided !== undefined) {
     // Everything but a retry in place has been carried out when it was decided.
     if (decided.verb === 'retry' && pipeline.setup.inPlace) pipeline.carryOut(held, decided);
@@ -147,11 +158,15 @@ function conclude(pipeline: Pipeline, held: Held, message: ReceivedMessage, resu
 }
 
 /** Calls middleware and handler, and waits for them no longer than the unit's time. */
-function call(pipeline: Pipeline, unit: Unit, messages: readonly ReceivedMessage[]): Promise<AttemptResult> {
-  const { settings, clock, handle } = pipeline.setup;
+function call(pipeline: Pipeline, unit: Unit, called: readonly Held[]): Promise<AttemptResult> {
+  const { settings, handle, stream } = pipeline.setup;
+  const messages = called.flatMap((held) => held.message ?? []);
+  if (messages.length === 0) return Promise.resolve('give-back');
   return new Promise((resolve) => {
     unit.end = resolve;
-    if (settings.timeout !== Number.POSITIVE_INFINITY) pipeline.expireAt(unit, clock.monotonic() + settings.timeout);
+    // The time of a stream's message begins when somebody takes it.
+    if (stream) unit.deadline = Number.POSITIVE_INFINITY;
+    else pipeline.startTime(unit);
     let signal: AbortSignal | undefined;
     if (settings.batch.asked) {
       const controller = new AbortController();
@@ -176,14 +191,6 @@ function isThenable(value: unknown): value is PromiseLike<unknown> {
   return typeof value === 'object' && value !== null && typeof (value as { then?: unknown }).then === 'function';
 }
 
-/** A message that has its claim, and waits inside `store.run` for the outcome of the attempt. */
-interface Claimed {
-  readonly message: ReceivedMessage;
-  readonly held: Held;
-  readonly end: (success: boolean) => void;
-  readonly outcome: Promise<ClaimOutcome>;
-}
-
 /**
  * One attempt under idempotency: each message is claimed on its own, those that got their claim are handled together,
  * and each is marked by its own outcome. The ack follows the mark (IDEM-02).
@@ -191,103 +198,112 @@ interface Claimed {
 async function attemptOnce(
   pipeline: Pipeline,
   unit: Unit,
-  messages: readonly ReceivedMessage[],
+  opened: readonly Held[],
   idempotency: CompiledIdempotency,
 ): Promise<void> {
-  const claimed: Claimed[] = [];
-  const unclaimed: ReceivedMessage[] = [];
-  for (const held of unit.helds) {
-    const { message } = held;
-    if (message === undefined || !messages.includes(message)) continue;
-    const key = identify(pipeline, held, message, idempotency);
-    if (key === undefined) continue;
-    if (key === unidentified) unclaimed.push(message);
-    else {
-      const claim = await claimOf(pipeline, held, message, key, idempotency);
-      if (claim !== undefined) claimed.push(claim);
+  // A store that never answers counts as one that is away, within the attempt's time.
+  const late = new Promise<'late'>((resolve) => {
+    unit.end = () => resolve('late');
+  });
+  pipeline.startTime(unit);
+  const admitted = await Promise.all(opened.map((held) => admit(pipeline, held, idempotency, late)));
+  const called = opened.filter((held, at) => admitted[at] === true && mayCall(pipeline, held));
+  try {
+    const result = await call(pipeline, unit, called);
+    for (const held of called) if (held.message?.verdict === undefined) held.claim?.end(result === 'ok');
+    for (const held of called) {
+      if (held.claim === undefined) conclude(pipeline, held, result);
+      else if (await marked(pipeline, held, held.claim)) conclude(pipeline, held, result);
     }
-  }
-  const admitted = [...unclaimed, ...claimed.map(({ message }) => message)];
-  // Claiming takes a while: what was lost meanwhile is not handled, and its claim is let go.
-  const ours = new Set(unit.helds.flatMap((held) => (held.lost === undefined && held.message ? [held.message] : [])));
-  const called = admitted.filter((message) => ours.has(message));
-  const result = called.length === 0 ? 'give-back' : await call(pipeline, unit, called);
-  for (const { message, held, end, outcome } of claimed) {
-    const success = message.verdict === undefined ? result === 'ok' : message.verdict.verb === 'ack';
-    end(success && ours.has(message));
-    try {
-      await outcome;
-      pipeline.storeTrouble(undefined);
-      conclude(pipeline, held, message, result);
-    } catch (error) {
-      // Handled, but not remembered: without a mark an ack could let a duplicate run, so it comes again itself.
-      if (message.verdict === undefined) storeAway(pipeline, held, error);
+  } finally {
+    // A claim outlives its attempt in no case: whatever was not handled may be by somebody else.
+    for (const held of opened) {
+      held.claim?.end(false);
+      held.claim = undefined;
     }
-  }
-  for (const held of unit.helds) {
-    if (held.message !== undefined && unclaimed.includes(held.message)) conclude(pipeline, held, held.message, result);
   }
 }
 
-const unidentified = Symbol('unidentified');
+/** Whether the store has remembered the outcome; if not, the message comes again, because an ack needs its mark. */
+async function marked(pipeline: Pipeline, held: Held, claim: Claim): Promise<boolean> {
+  try {
+    await claim.outcome;
+    return true;
+  } catch (error) {
+    if (held.message?.verdict === undefined) storeAway(pipeline, held, error);
+    return false;
+  }
+}
 
-/** What makes the message the same as another; `undefined` when it has been dealt with (IDEM-07). */
-function identify(
+/** True when the handler may have the message; else it has been dealt with. Never rejects. */
+async function admit(
   pipeline: Pipeline,
   held: Held,
-  message: ReceivedMessage,
   idempotency: CompiledIdempotency,
-): string | typeof unidentified | undefined {
+  late: Promise<'late'>,
+): Promise<boolean> {
+  const { message } = held;
+  if (message === undefined) return false;
   try {
-    const key = idempotency.key?.(message) ?? held.delivery.id ?? held.delivery.position;
-    if (key !== undefined) return key;
+    const { id, position } = held.delivery;
+    // Ids and positions are two kinds of names: one must not be taken for the other.
+    const key = idempotency.key?.(message) ?? id ?? (position === undefined ? undefined : `\0${position}`);
+    if (key !== undefined) return await claimFor(pipeline, held, message, key, idempotency, late);
   } catch (error) {
     pipeline.carryOut(held, verdictOf(error));
-    return undefined;
+    return false;
   }
-  if (idempotency.unidentified === 'handle') return unidentified;
-  pipeline.exhaust(
-    held,
-    'invalid',
-    new Error("nothing identifies this message; give idempotency.key, or unidentified: 'handle'"),
-    held.attempt - 1,
-  );
-  return undefined;
+  if (idempotency.unidentified === 'handle') {
+    pipeline.count('unidentified');
+    return true;
+  }
+  const error = new Error("nothing identifies this message; give idempotency.key, or unidentified: 'handle'");
+  pipeline.exhaust(held, 'invalid', error, held.attempt - 1);
+  return false;
 }
 
-/** Claims a message; `undefined` when it is not to be handled now, and has been dealt with. */
-async function claimOf(
+async function claimFor(
   pipeline: Pipeline,
   held: Held,
   message: ReceivedMessage,
   key: string,
   { store, window, epoch }: CompiledIdempotency,
-): Promise<Claimed | undefined> {
+  late: Promise<'late'>,
+): Promise<boolean> {
   const { settings, topic, group } = pipeline.setup;
-  let end: (success: boolean) => void = () => {};
-  const ended = new Promise<boolean>((resolve) => {
-    end = resolve;
-  });
-  let claimed: () => void = () => {};
-  const joined = new Promise<'joined'>((resolve) => {
-    claimed = () => resolve('joined');
-  });
-  const outcome = store.run({ scope: `${topic}\0${group}\0${epoch}`, key, lease: settings.lease, window }, () => {
-    claimed();
-    return ended;
-  });
+  const ended = Promise.withResolvers<boolean>();
+  const joined = Promise.withResolvers<'joined'>();
   try {
-    const first = await Promise.race([joined, outcome]);
+    const ran = store.run({ scope: `${topic}\0${group}\0${epoch}`, key, lease: settings.lease, window }, (fence) => {
+      joined.resolve('joined');
+      fence?.signal?.addEventListener(
+        'abort',
+        () => message.abort(new LeaseLostError(`${pipeline.what}: the claim on message ${message.id} was lost`)),
+        { once: true },
+      );
+      return ended.promise;
+    });
+    const outcome = ran.then((result) => {
+      if (result !== 'ran' && held.claim?.success === true) throw new Error('its claim had passed on');
+    });
+    outcome.catch(() => {});
+    const first = await Promise.race([joined.promise, ran, late]);
+    if (first === 'late') {
+      ended.resolve(false);
+      throw new Error('it does not answer');
+    }
+    pipeline.storeTrouble(undefined);
     if (first === 'joined') {
-      outcome.catch(() => {});
-      return { message, held, end, outcome };
+      held.claim = new Claim(outcome, ended.resolve);
+      return true;
     }
     if (first === 'duplicate') pipeline.settle(held, { verb: 'ack', delivery: held.delivery }, 'duplicates');
     else pipeline.again(held, busyDelay, held.attempt, 'givenBack');
   } catch (error) {
+    ended.resolve(false);
     storeAway(pipeline, held, error);
   }
-  return undefined;
+  return false;
 }
 
 function storeAway(pipeline: Pipeline, held: Held, error: unknown): void {

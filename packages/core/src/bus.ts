@@ -26,10 +26,10 @@ import {
 import type { Logger } from './logger.ts';
 import type { ReceivedMessage } from './message.ts';
 import { checkName } from './names.ts';
-import { patiently } from './patience.ts';
+import { isRetryable, Patience } from './patience.ts';
 import { PublishQueue } from './publisher.ts';
 import { Stream } from './stream.ts';
-import { compileSubscribeOptions } from './subscribe-options.ts';
+import { compileStart, compileSubscribeOptions } from './subscribe-options.ts';
 import { Member, type SubscriptionSetup } from './subscription.ts';
 import { type AnyTopic, type Consumer, isConsumer, resolveTopic, type TopicDefinition } from './topic.ts';
 import { Topics } from './topics.ts';
@@ -75,6 +75,7 @@ export class ConnectedBus implements Bus, ConnectionEvents {
   readonly #codec: Codec;
   readonly #queue: PublishQueue;
   readonly #topics: Topics;
+  readonly #patience: Patience;
   readonly #members = new Map<string, Member>();
   readonly #reserved = new Set<string>();
   /** What bare names stand for, so that a name is checked once. */
@@ -94,6 +95,7 @@ export class ConnectedBus implements Bus, ConnectionEvents {
   constructor(setup: BusSetup) {
     this.#setup = setup;
     this.#connection = setup.connection;
+    this.#patience = new Patience(setup.clock);
     this.#codec = setup.options.codec ?? jsonCodec;
     this.#queue = new PublishQueue({
       adapter: setup.adapter,
@@ -107,8 +109,8 @@ export class ConnectedBus implements Bus, ConnectionEvents {
       adapter: setup.adapter,
       connection: setup.connection,
       topology: setup.topology,
-      clock: setup.clock,
-      patience: setup.publishTimeout,
+      patience: this.#patience,
+      timeout: setup.publishTimeout,
     });
     const { promise, resolve } = Promise.withResolvers<void>();
     this.closed = promise;
@@ -136,7 +138,8 @@ export class ConnectedBus implements Bus, ConnectionEvents {
           return { ok: true, receipt: await this.publish(topic, data, options) };
         } catch (error) {
           if (WaybillError.is(error)) return { ok: false, error };
-          throw error;
+          // Thrown by middleware, before or after it called on: whether it was stored is not known here.
+          return { ok: false, error: new PublishError(describe(error), { cause: error, outcome: 'unknown' }) };
         }
       }),
     );
@@ -215,7 +218,7 @@ export class ConnectedBus implements Bus, ConnectionEvents {
           groups: named.map((options) => ({
             name: options.group as string,
             temporary: false,
-            startAt: options.startNewGroupAt ?? 'latest',
+            startAt: compileStart(options.startNewGroupAt ?? 'latest', adapter, this.capabilities),
             options: options.broker?.[adapter],
           })),
         });
@@ -232,11 +235,15 @@ export class ConnectedBus implements Bus, ConnectionEvents {
 
   async removeGroup(topic: AnyTopic | string, group: string): Promise<void> {
     const definition = this.#definition(topic);
-    const member = this.#members.get(memberKey(definition.name, group));
-    if (member !== undefined) {
+    const key = memberKey(definition.name, group);
+    if (this.#running(key)) {
       throw new ConfigError('group', `"${group}" has a subscription in this bus; close that first`);
     }
-    await this.#connection.removeGroup(await this.#group(definition, group));
+    this.#checkOpen();
+    checkName('group', group);
+    const on = await this.#topics.look(definition);
+    if (on !== undefined) await this.#connection.removeGroup({ topic: on, name: group, temporary: false });
+    this.#members.delete(key);
   }
 
   async health(): Promise<Health> {
@@ -290,6 +297,7 @@ export class ConnectedBus implements Bus, ConnectionEvents {
 
   restored(): void {
     this.#interruption = undefined;
+    this.#patience.wake();
     this.#queue.restored();
     this.#setup.logger.info('connection restored');
   }
@@ -318,7 +326,7 @@ export class ConnectedBus implements Bus, ConnectionEvents {
       return await this.#queue.send(message, { signal: options.signal });
     } catch (error) {
       // What was wrong may be that the topic is gone; the next publish looks again.
-      if (!options.signal?.aborted) this.#topics.forget(definition);
+      if (!options.signal?.aborted && !WaybillError.is(error, 'MESSAGE_TOO_LARGE')) this.#topics.forget(definition);
       throw error;
     }
   }
@@ -358,14 +366,21 @@ export class ConnectedBus implements Bus, ConnectionEvents {
   }
 
   async #ensureForPublish(definition: TopicDefinition): Promise<OutgoingMessage['topic']> {
-    try {
-      return await this.#topics.ensure(definition);
-    } catch (error) {
-      if (!WaybillError.is(error, 'CONNECTION')) throw error;
-      throw new PublishTimeoutError(
-        `topic "${definition.name}": the broker could not be asked within ${this.#setup.publishTimeout} ms: ${error.message}`,
-        { adapter: this.#setup.adapter, cause: error, outcome: 'not-sent' },
-      );
+    const { clock, publishTimeout, adapter } = this.#setup;
+    const until = clock.monotonic() + publishTimeout;
+    for (;;) {
+      try {
+        return await this.#topics.ensure(definition);
+      } catch (error) {
+        if (!isRetryable(error)) throw error;
+        // The look was begun by an earlier publish, whose time is up; ours may not be.
+        if (clock.monotonic() < until && this.#state !== 'closed') continue;
+        const why = error instanceof Error ? error.message : String(error);
+        throw new PublishTimeoutError(
+          `topic "${definition.name}": the broker could not be asked within ${publishTimeout} ms: ${why}`,
+          { adapter, cause: error, outcome: 'not-sent' },
+        );
+      }
     }
   }
 
@@ -387,7 +402,8 @@ export class ConnectedBus implements Bus, ConnectionEvents {
     const run = (at: number): Promise<Receipt> => {
       const current = middleware[at];
       if (current !== undefined) return current(outgoing, () => run(at + 1));
-      return this.#publish(definition, data, { ...options, id: outgoing.id, headers: outgoing.headers });
+      const { id, key, headers } = outgoing;
+      return this.#publish(definition, data, { ...options, id, headers, ...(key === undefined ? {} : { key }) });
     };
     return run(0);
   }
@@ -414,7 +430,7 @@ export class ConnectedBus implements Bus, ConnectionEvents {
     const temporary = settings.group === undefined;
     const group = settings.group ?? `broadcast-${randomUUID()}`;
     const key = memberKey(definition.name, group);
-    if (this.#members.has(key) || this.#reserved.has(key)) {
+    if (this.#running(key) || this.#reserved.has(key)) {
       throw new ConfigError(
         'group',
         `topic "${definition.name}", group "${group}" has a subscription in this bus already`,
@@ -423,12 +439,14 @@ export class ConnectedBus implements Bus, ConnectionEvents {
     this.#reserved.add(key);
     try {
       const on = await this.#topics.ensure(definition);
-      const ordered = on.ordered;
-      if (ordered && settings.retry.longest > this.capabilities.lease.maxHandling) {
+      const { ordered } = on;
+      const inPlace = temporary || (ordered && !this.capabilities.orderedAttempts.supported);
+      const { maxHandling } = this.capabilities.lease;
+      if (inPlace && settings.retry.longest > maxHandling) {
         throw new UnsupportedError(
           'maxHandling',
           adapter,
-          `retry.delay goes up to ${settings.retry.longest} ms, and a message of an ordered topic can be held for ${this.capabilities.lease.maxHandling} ms`,
+          `retry.delay goes up to ${settings.retry.longest} ms, and a message that waits in this member can be held for ${maxHandling} ms`,
           'lower retry.delay.max',
         );
       }
@@ -445,7 +463,8 @@ export class ConnectedBus implements Bus, ConnectionEvents {
         codec: this.#codec,
         settings,
         ordered,
-        inPlace: temporary || (ordered && !this.capabilities.orderedAttempts.supported),
+        inPlace,
+        stream,
         capabilities: this.capabilities,
         clock,
         logger,
@@ -457,7 +476,6 @@ export class ConnectedBus implements Bus, ConnectionEvents {
         due: (at) => this.#due(at),
         connection: this.#connection,
         groupRef: { topic: on, name: group, temporary },
-        givesBackRunning: stream,
         ended: () => {
           // A failed one stays, so that health tells of it.
           if (this.#members.get(key)?.state !== 'failed') this.#members.delete(key);
@@ -477,13 +495,23 @@ export class ConnectedBus implements Bus, ConnectionEvents {
 
   /** A subscription that begins while the bus reconnects waits for it as long as `connect` would. */
   #patiently<T>(ask: () => Promise<T>): Promise<T> {
-    return patiently(this.#setup.clock, this.#setup.connectTimeout, ask);
+    return this.#patience.ask(this.#setup.connectTimeout, ask);
+  }
+
+  /** A failed subscription stays for `health()`, and stands in nobody's way. */
+  #running(key: string): boolean {
+    const member = this.#members.get(key);
+    return member !== undefined && member.state !== 'failed';
   }
 
   async #group(definition: TopicDefinition, name: string): Promise<GroupRef> {
     this.#checkOpen();
     checkName('group', name);
-    return { topic: await this.#topics.ensure(definition), name, temporary: false };
+    const topic = await this.#topics.look(definition);
+    if (topic !== undefined) return { topic, name, temporary: false };
+    throw new ConfigError('topic', `there is no topic "${definition.name}" on the broker`, {
+      adapter: this.#setup.adapter,
+    });
   }
 
   async #quiet(): Promise<boolean> {
@@ -495,7 +523,7 @@ export class ConnectedBus implements Bus, ConnectionEvents {
       const { waiting, delayed, inFlight, exact } = await this.lag(member.topic, member.group);
       if (waiting + delayed + inFlight > 0 || (!exact && overdue < arrival)) return false;
     }
-    return members.every((member) => member.idle) && this.#queue.pending === 0;
+    return members.every((member) => member.idle) && this.#queue.pending === 0 && this.#publishing === 0;
   }
 
   async #close(timeout: number): Promise<void> {
@@ -504,6 +532,7 @@ export class ConnectedBus implements Bus, ConnectionEvents {
     this.#state = 'draining';
     await Promise.all([...this.#members.values()].map((member) => member.close({ timeout })));
     await this.#allPublished(until);
+    this.#patience.end();
     await this.#queue.flush(Math.max(0, until - clock.monotonic()));
     this.#queue.close();
     this.#state = 'closed';

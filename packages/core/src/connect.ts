@@ -55,6 +55,7 @@ export interface ConnectOptions extends BusOptions {
  */
 export async function connect(target: string | Adapter, options: ConnectOptions = {}): Promise<Bus> {
   checkOptions(options, optionNames, '');
+  if (options.middleware !== undefined) checkOptions(options.middleware, ['publish', 'consume'], 'middleware');
   const topology = options.topology ?? 'create';
   if (!['create', 'verify', 'none'].includes(topology)) {
     throw new ConfigError('topology', `"${topology}" is none of create, verify, none`);

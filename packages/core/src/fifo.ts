@@ -1,4 +1,4 @@
-/** A queue with O(1) at both ends: an array whose used-up head is cut off once it is the larger half. */
+/** A queue with cheap `push` and `shift`: an array whose used-up head is cut off once it is the larger half. */
 export class Fifo<T> {
   #items: (T | undefined)[] = [];
   #head = 0;
@@ -11,7 +11,7 @@ export class Fifo<T> {
     this.#items.push(item);
   }
 
-  /** Puts an item before all others. */
+  /** Puts an item before all others; as a rule in the place of one that was just taken. */
   unshift(item: T): void {
     if (this.#head > 0) this.#items[--this.#head] = item;
     else this.#items.unshift(item);

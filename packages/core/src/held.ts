@@ -1,4 +1,5 @@
 import type { Delivery } from './adapter.ts';
+import type { Claim } from './claim.ts';
 import type { WaybillError } from './errors.ts';
 import type { MessageOwner, ReceivedMessage, Verdict } from './message.ts';
 
@@ -17,6 +18,7 @@ export type HeldState = 'ready' | 'running' | 'waiting' | 'settling' | 'gone';
 export interface HeldBy {
   decided(held: Held, verdict: Verdict, settled: (result: 'applied' | 'lost') => void): void;
   extended(held: Held, by: number): void;
+  begun(held: Held): void;
   checkDelay(after: number): void;
 }
 
@@ -36,6 +38,8 @@ export class Held implements MessageOwner {
   lost: WaybillError | undefined;
   /** Set once what was decided about it lets the next of its key start. */
   keyDone = false;
+  /** The running attempt's claim, under idempotency. */
+  claim: Claim | undefined;
   /** The running attempt's message. */
   message: ReceivedMessage | undefined;
 
@@ -53,6 +57,10 @@ export class Held implements MessageOwner {
 
   extended(by: number): void {
     this.#by.extended(this, by);
+  }
+
+  begun(): void {
+    this.#by.begun(this);
   }
 
   checkDelay(after: number): void {

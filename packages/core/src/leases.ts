@@ -56,10 +56,18 @@ export class LeaseKeeper {
     return false;
   }
 
+  /** False when this lease has run out; then the message has just been lost. */
+  holds(held: Held): boolean {
+    if (held.leaseUntil > this.#watch.clock.monotonic()) return true;
+    this.#drop([held]);
+    return false;
+  }
+
   #arm(): void {
     this.#timer = this.#watch.clock.setTimeout(() => {
       this.alive();
       this.#lastTick = this.#watch.clock.monotonic();
+      this.#dropExpired();
       if (this.#watch.receiver.extend !== undefined) void this.#extend(this.#watch.receiver.extend);
       this.#arm();
     }, this.#tick);
@@ -85,7 +93,7 @@ export class LeaseKeeper {
         const held = due[i] as Held;
         const end = ends[i];
         if (end !== undefined) held.leaseUntil = end;
-        else if (held.state !== 'gone' && held.lost === undefined) gone.push(held);
+        else if (held.state !== 'gone' && held.state !== 'settling' && held.lost === undefined) gone.push(held);
       }
       if (gone.length > 0) {
         this.#watch.lost(
@@ -95,7 +103,6 @@ export class LeaseKeeper {
       }
     } catch (error) {
       this.#watch.logger.debug(`${this.#watch.what}: leases could not be renewed, tried again`, { error });
-      this.#dropExpired();
     } finally {
       this.#extending = false;
     }
@@ -104,8 +111,10 @@ export class LeaseKeeper {
   #dropExpired(): void {
     const now = this.#watch.clock.monotonic();
     const gone = [...this.#watch.hand].filter((held) => held.lost === undefined && held.leaseUntil <= now);
-    if (gone.length > 0) {
-      this.#watch.lost(gone, new LeaseLostError(`${this.#watch.what}: the lease ran out before it could be renewed`));
-    }
+    if (gone.length > 0) this.#drop(gone);
+  }
+
+  #drop(gone: readonly Held[]): void {
+    this.#watch.lost(gone, new LeaseLostError(`${this.#watch.what}: the lease ran out before it could be renewed`));
   }
 }

@@ -14,6 +14,8 @@ export interface MessageOwner {
   /** Carries a decision out as soon as it may be; `settled` is called with what came of it. */
   decided(verdict: Verdict, settled: (result: 'applied' | 'lost') => void): void;
   extended(by: number): void;
+  /** Somebody has taken it from a stream: its time begins. */
+  begun(): void;
   /** The longest wait that `retry({ after })` may ask for; throws beyond it. */
   checkDelay(after: number): void;
 }
@@ -107,6 +109,16 @@ export class ReceivedMessage<T = unknown> implements Message<T> {
     if (!this.#over) this.#owner.extended(duration(by, 'by'));
   }
 
+  /** Core's: whether the message is still this attempt's, and undecided. */
+  get live(): boolean {
+    return this.#aborted === undefined && this.verdict === undefined && !this.#over;
+  }
+
+  /** Core's: a stream has handed it out. */
+  begun(): void {
+    this.#owner.begun();
+  }
+
   /** Core's: the message is not this attempt's any more, or its time is up. */
   abort(reason: WaybillError): void {
     if (this.#aborted !== undefined) return;
@@ -117,14 +129,16 @@ export class ReceivedMessage<T = unknown> implements Message<T> {
 
   /** Core's: the attempt has ended; nothing can be decided by it any more. */
   end(): void {
+    if (this.#over) return;
     this.#over = true;
+    this.whenDecided?.();
   }
 
   #decide(verdict: Verdict): Promise<void> {
-    if (this.#aborted !== undefined && this.verdict === undefined) return Promise.reject(this.#aborted);
+    if (this.#aborted !== undefined && this.verdict === undefined) return refused(this.#aborted);
     if (this.verdict !== undefined || this.#over) {
       const how = this.verdict === undefined ? 'by the end of its attempt' : `by ${this.verdict.verb}()`;
-      return Promise.reject(
+      return refused(
         new AlreadySettledError(
           `message ${this.id} of topic "${this.topic}", group "${this.group}" was settled ${how}`,
         ),
@@ -142,6 +156,13 @@ export class ReceivedMessage<T = unknown> implements Message<T> {
     settled.catch(() => {});
     return settled;
   }
+}
+
+/** Nobody has to await it: a refusal that nobody hears must not end the process. */
+function refused(error: WaybillError): Promise<never> {
+  const rejected = Promise.reject(error);
+  rejected.catch(() => {});
+  return rejected;
 }
 
 function lostWhileSettling(message: ReceivedMessage): LeaseLostError {

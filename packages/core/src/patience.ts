@@ -2,22 +2,46 @@ import { type Clock, sleep } from './clock.ts';
 import { WaybillError } from './errors.ts';
 import { backOff } from './retry.ts';
 
-/**
- * Asks again while the connection is away and coming back: a reconnect under way is no reason to fail a call that
- * can wait for it. Any other error, and the last one when the time is up, is thrown as it is.
- *
- * @param patience milliseconds
- */
-export async function patiently<T>(clock: Clock, patience: number, ask: () => Promise<T>): Promise<T> {
-  const until = clock.monotonic() + patience;
-  for (let tries = 1; ; tries++) {
-    try {
-      return await ask();
-    } catch (error) {
-      const wait = backOff(tries, { initial: 50, max: 2_000 });
-      if (!isRetryable(error) || clock.monotonic() + wait > until) throw error;
-      await sleep(clock, wait);
+/** Lets a bus wait for its connection: woken when it is back, and given up when the bus closes. */
+export class Patience {
+  readonly #clock: Clock;
+  #round = new AbortController();
+  #over = false;
+
+  constructor(clock: Clock) {
+    this.#clock = clock;
+  }
+
+  /**
+   * Asks again while the connection is away and coming back: a reconnect under way is no reason to fail a call that
+   * can wait for it. Any other error, and the last one when the time is up, is thrown as it is.
+   *
+   * @param ms how long to go on
+   */
+  async ask<T>(ms: number, ask: () => Promise<T>): Promise<T> {
+    const until = this.#clock.monotonic() + ms;
+    for (let tries = 1; ; tries++) {
+      try {
+        return await ask();
+      } catch (error) {
+        const left = until - this.#clock.monotonic();
+        if (!isRetryable(error) || left <= 0 || this.#over) throw error;
+        await sleep(this.#clock, Math.min(backOff(tries, { initial: 50, max: 2_000 }), left), this.#round.signal);
+      }
     }
+  }
+
+  /** The connection is back: whoever waits asks at once. */
+  wake(): void {
+    const round = this.#round;
+    this.#round = new AbortController();
+    round.abort();
+  }
+
+  /** Nobody waits any longer. */
+  end(): void {
+    this.#over = true;
+    this.wake();
   }
 }
 

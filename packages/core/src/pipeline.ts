@@ -1,7 +1,7 @@
 import type { Capabilities, Delivery, Receiver, Settlement } from './adapter.ts';
 import { Alarm } from './alarm.ts';
 import { type AttemptResult, runAttempt } from './attempt.ts';
-import type { Clock } from './clock.ts';
+import type { Clock, Timer } from './clock.ts';
 import type { Codec } from './codec.ts';
 import { ClosedError, HandlerTimeoutError, UnsupportedError, type WaybillError } from './errors.ts';
 import { Held, type HeldBy } from './held.ts';
@@ -18,7 +18,7 @@ import type { DeadLetterReason } from './wire.ts';
 /** Followers of held keys that one lane may pile up before it waits (ORD-02). */
 export const laneWindow = 256;
 /** Messages that may wait in place for their retry at once; above it nothing more is fetched. */
-const maxWaiting = 1_000;
+export const maxWaiting = 1_000;
 /** Settlements that may be on their way; above it no handler is started, so a broker that stalls stalls us. */
 const maxSettling = 10_000;
 /** Bytes of bodies in hand; one message may always be held. */
@@ -39,6 +39,8 @@ export interface PipelineSetup {
   readonly capabilities: Capabilities;
   readonly clock: Clock;
   readonly logger: Logger;
+  /** Whether a message waits in a stream until somebody takes it, which is when its time begins. */
+  readonly stream: boolean;
   /** Calls the user's handler with one attempt's messages. */
   readonly handle: (messages: readonly ReceivedMessage[], signal: AbortSignal | undefined) => unknown;
   /** There may be room for more, or something else worth a look. */
@@ -50,7 +52,15 @@ export interface PipelineSetup {
 }
 
 export type Counts = Record<
-  'received' | 'acked' | 'retried' | 'deadLettered' | 'dropped' | 'duplicates' | 'expired' | 'givenBack',
+  | 'received'
+  | 'acked'
+  | 'retried'
+  | 'deadLettered'
+  | 'dropped'
+  | 'duplicates'
+  | 'unidentified'
+  | 'expired'
+  | 'givenBack',
   number
 >;
 
@@ -75,6 +85,7 @@ export class Pipeline implements HeldBy {
     deadLettered: 0,
     dropped: 0,
     duplicates: 0,
+    unidentified: 0,
     expired: 0,
     givenBack: 0,
   };
@@ -90,8 +101,11 @@ export class Pipeline implements HeldBy {
   readonly #revoking = new Set<string>();
   readonly #unitOf = new Map<Held, Unit>();
   #bytes = 0;
-  #mode: 'open' | 'held' | 'draining' = 'open';
+  #mode: 'open' | 'paused' | 'draining' = 'open';
   #reserved = 0;
+  #drainUntil = Number.POSITIVE_INFINITY;
+  #drainTimer: Timer | undefined;
+  #outOfTime = false;
   #storeTrouble: string | undefined;
   #gatheringSince: number | undefined;
   #watchers: (() => void)[] = [];
@@ -111,6 +125,7 @@ export class Pipeline implements HeldBy {
       hand: this.#hand,
       what: this.what,
       lost: (held, error) => {
+        if (setup.ordered) for (const one of held) this.#abandonBuffered((other) => sameKey(one, other));
         this.#lose(held, error);
         // The adapter may still count them as ours, where the broker was more patient than our clock.
         void receiver.settle(held.map(({ delivery }) => ({ verb: 'abandon', delivery }))).catch(() => {});
@@ -138,11 +153,20 @@ export class Pipeline implements HeldBy {
     return this.#hand.size === 0 && this.#units.size === 0 && this.#settler.open === 0;
   }
 
-  /** Keeps a handler slot free for `takeAlone`; false when there is none. */
-  reserveSlot(): boolean {
-    if (this.#mode !== 'open' || this.#slotsUsed >= this.setup.settings.concurrency) return false;
+  /** Whether handlers may start. */
+  get open(): boolean {
+    return this.#mode === 'open';
+  }
+
+  /** Keeps a handler slot free for `takeAlone`, once there is one; false when no handler may start. */
+  async reserveSlot(): Promise<boolean> {
     this.#reserved++;
-    return true;
+    while (this.#mode === 'open' && this.#slotsUsed > this.setup.settings.concurrency) {
+      await new Promise<void>((resolve) => this.#watchers.push(resolve));
+    }
+    if (this.#mode === 'open') return true;
+    this.#reserved--;
+    return false;
   }
 
   get #slotsUsed(): number {
@@ -151,6 +175,9 @@ export class Pipeline implements HeldBy {
 
   /** Why the subscription does not get on as it should, for its health. */
   get trouble(): string | undefined {
+    if (this.#waiting.size >= maxWaiting) {
+      return `${maxWaiting} messages wait for their retry in this member; nothing more is fetched meanwhile`;
+    }
     return this.#settler.trouble ?? this.#storeTrouble;
   }
 
@@ -177,7 +204,7 @@ export class Pipeline implements HeldBy {
 
   take(deliveries: readonly Delivery[]): void {
     for (const delivery of deliveries) {
-      const held = this.#hold(delivery);
+      const held = this.#keep(delivery);
       if (this.#revoking.has(delivery.lane) || this.#goesBack()) this.abandon(held);
       else {
         this.#ready.add(held);
@@ -194,8 +221,8 @@ export class Pipeline implements HeldBy {
       this.pump(); // something may have come in for the slot meanwhile
       return;
     }
-    const held = this.#hold(delivery);
-    if (this.#goesBack()) this.abandon(held);
+    const held = this.#keep(delivery);
+    if (this.#mode !== 'open') this.abandon(held);
     else this.#start([held]);
   }
 
@@ -210,19 +237,23 @@ export class Pipeline implements HeldBy {
   }
 
   /** Starts nothing more. Buffered messages stay, or go back where their lease would run out meanwhile (SUB-08). */
-  hold(): void {
-    this.#mode = 'held';
+  pause(): void {
+    this.#mode = 'paused';
+    this.#changed();
     if (this.#goesBack()) this.#abandonBuffered(() => true);
   }
 
-  release(): void {
+  resume(): void {
     this.#mode = 'open';
     this.pump();
   }
 
   /** Resolves when nothing of these lanes is in hand, at the latest at the deadline. */
   async revoke(lanes: readonly string[], deadline: number): Promise<void> {
-    for (const lane of lanes) this.#revoking.add(lane);
+    for (const lane of lanes) {
+      this.#revoking.add(lane);
+      this.#pausedLanes.delete(lane);
+    }
     const of = (held: Held): boolean => lanes.includes(held.delivery.lane);
     this.#abandonBuffered(of);
     await this.#until(() => !some(this.#hand, of), deadline);
@@ -230,6 +261,7 @@ export class Pipeline implements HeldBy {
   }
 
   loseLanes(lanes: readonly string[], error: WaybillError): void {
+    for (const lane of lanes) this.#pausedLanes.delete(lane);
     this.#lose(
       [...this.#hand].filter((held) => lanes.includes(held.delivery.lane)),
       error,
@@ -241,9 +273,9 @@ export class Pipeline implements HeldBy {
    * their settlements may finish until the time-out (LIFE-01, LIFE-02). With `giveBackRunning` what runs and is undecided goes back as well.
    */
   async drain(timeout: number, giveBackRunning: boolean, fetched: Promise<void>): Promise<void> {
-    const { clock, logger } = this.setup;
-    const deadline = clock.monotonic() + timeout;
     this.#mode = 'draining';
+    this.#settler.leave();
+    this.#changed();
     this.#abandonBuffered(() => true);
     if (giveBackRunning) {
       for (const unit of [...this.#units]) unit.end?.('give-back');
@@ -253,34 +285,52 @@ export class Pipeline implements HeldBy {
       fetching = false;
       this.#changed();
     });
-    const drained = await this.#until(
-      () => !fetching && this.#units.size === 0 && this.#settler.open === 0,
-      deadline - clock.monotonic(),
-    );
-    if (!drained) {
+    this.hurry(timeout);
+    const done = (): boolean => !fetching && this.#units.size === 0 && this.#settler.open === 0;
+    while (!done() && !this.#outOfTime) await new Promise<void>((resolve) => this.#watchers.push(resolve));
+    if (!done()) {
       const error = new ClosedError(`the subscription of ${this.what}`);
       for (const held of this.#unitOf.keys()) held.message?.abort(error);
       for (const unit of this.#units) unit.abort?.(error);
-      logger.warn(
+      this.setup.logger.warn(
         `${this.what}: closed with ${this.#unitOf.size} messages in handlers; they are delivered again after their lease`,
       );
     }
+    this.#drainTimer?.cancel();
     this.#settler.stop();
     this.#leases.stop();
-    this.#alarm.off();
+    this.#alarm.stop();
+  }
+
+  /** Draining has this long from now on, unless it had less. */
+  hurry(timeout: number): void {
+    const { clock } = this.setup;
+    const until = clock.monotonic() + timeout;
+    if (until >= this.#drainUntil) return;
+    this.#drainUntil = until;
+    this.#drainTimer?.cancel();
+    this.#drainTimer = clock.setTimeout(() => {
+      this.#outOfTime = true;
+      this.#changed();
+    }, timeout);
   }
 
   // What the attempt asks of the pipeline.
 
   /** True while the message is ours. */
   alive(held: Held): boolean {
-    return this.#leases.alive() && held.lost === undefined;
+    return this.#leases.alive() && held.lost === undefined && this.#leases.holds(held);
   }
 
-  /** Sets when a unit's time is up. */
-  expireAt(unit: Unit, deadline: number): void {
+  /** The time of an attempt begins now. */
+  startTime(unit: Unit): void {
+    const { clock, settings } = this.setup;
+    if (settings.timeout !== Number.POSITIVE_INFINITY) this.#expireAt(unit, clock.monotonic() + settings.timeout);
+  }
+
+  #expireAt(unit: Unit, deadline: number): void {
     unit.deadline = deadline;
-    if (deadline !== Number.POSITIVE_INFINITY) this.#alarm.at(deadline);
+    this.#alarm.at(deadline);
   }
 
   /** The handler has returned (or does not count any more), and everything of the unit is decided. */
@@ -290,6 +340,7 @@ export class Pipeline implements HeldBy {
       this.#unitOf.delete(held);
       held.message?.end();
       held.message = undefined;
+      if (held.state === 'waiting') this.#alarm.at(held.dueAt);
       this.#letKeyGoOn(held);
     }
     this.#changed();
@@ -311,13 +362,10 @@ export class Pipeline implements HeldBy {
       if (held.attempt >= retry.attempts) this.exhaust(held, 'exhausted', verdict.error, held.attempt, settled);
       else {
         const after = verdict.after ?? retry.delayAfter(held.attempt, verdict.error);
-        try {
-          this.checkDelay(after);
-          this.again(held, after, held.attempt + 1, 'retried', settled);
-        } catch (unsupported) {
-          // Asked for by a RetryError or a policy's function: nobody is left to throw to, and no delay is clamped.
-          this.exhaust(held, 'exhausted', unsupported, held.attempt, settled);
-        }
+        const unsupported = this.#tooLong(after);
+        // Asked for by a RetryError or a policy's function: nobody is left to throw to, and no delay is clamped.
+        if (unsupported !== undefined) this.exhaust(held, 'exhausted', unsupported, held.attempt, settled);
+        else this.again(held, after, held.attempt + 1, 'retried', settled);
       }
     }
   }
@@ -347,10 +395,10 @@ export class Pipeline implements HeldBy {
       settled('lost');
       return;
     }
-    this.counts[count]++;
     if (this.#goesBack() || this.#revoking.has(held.delivery.lane)) {
       this.abandon(held);
     } else {
+      this.counts[count]++;
       held.state = 'waiting';
       held.attempt = attempt;
       held.dueAt = this.setup.clock.monotonic() + after;
@@ -404,29 +452,55 @@ export class Pipeline implements HeldBy {
 
   decided(held: Held, verdict: Verdict, settled: (result: 'applied' | 'lost') => void): void {
     // A retry in place cannot begin while the attempt still runs; its end carries it out.
-    if (verdict.verb === 'retry' && this.setup.inPlace) settled('applied');
-    else this.carryOut(held, verdict, settled);
+    if (verdict.verb === 'retry' && this.setup.inPlace) {
+      settled('applied');
+      return;
+    }
+    const { claim } = held;
+    claim?.end(verdict.verb === 'ack');
+    if (claim === undefined || verdict.verb !== 'ack') this.carryOut(held, verdict, settled);
+    else {
+      // The ack follows the mark: without it a duplicate could run.
+      claim.outcome.then(
+        () => this.carryOut(held, verdict, settled),
+        (error: unknown) => {
+          this.storeTrouble(error);
+          this.again(held, 0, held.attempt, 'givenBack');
+          settled('lost');
+        },
+      );
+    }
   }
 
   extended(held: Held, by: number): void {
     const unit = this.#unitOf.get(held);
-    if (unit !== undefined) this.expireAt(unit, this.setup.clock.monotonic() + by);
+    if (unit === undefined || unit.deadline === Number.POSITIVE_INFINITY) return;
+    this.#expireAt(unit, this.setup.clock.monotonic() + by);
+  }
+
+  begun(held: Held): void {
+    const unit = this.#unitOf.get(held);
+    if (unit !== undefined) this.startTime(unit);
   }
 
   checkDelay(after: number): void {
+    const unsupported = this.#tooLong(after);
+    if (unsupported !== undefined) throw unsupported;
+  }
+
+  #tooLong(after: number): UnsupportedError | undefined {
     const { adapter, capabilities, inPlace } = this.setup;
     const longest = inPlace ? capabilities.lease.maxHandling : capabilities.maxDelay;
-    if (after > longest) {
-      throw new UnsupportedError('maxDelay', adapter, `${after} ms is beyond the longest delay of ${longest} ms`);
-    }
+    if (after <= longest) return undefined;
+    return new UnsupportedError('maxDelay', adapter, `${after} ms is beyond the longest delay of ${longest} ms`);
   }
 
   /** Whether what is not started is let go: while draining, and while held where its lease would run out. */
   #goesBack(): boolean {
-    return this.#mode === 'draining' || (this.#mode === 'held' && this.setup.capabilities.lease.kind === 'delivery');
+    return this.#mode === 'draining' || (this.#mode === 'paused' && this.setup.capabilities.lease.kind === 'delivery');
   }
 
-  #hold(delivery: Delivery): Held {
+  #keep(delivery: Delivery): Held {
     const held = new Held(this, delivery);
     this.#hand.add(held);
     this.#bytes += held.bytes;
@@ -524,6 +598,8 @@ export class Pipeline implements HeldBy {
   #onAlarm(): void {
     const now = this.setup.clock.monotonic();
     for (const held of this.#waiting) {
+      // One whose unit still runs is looked at again when that has ended.
+      if (this.#unitOf.has(held)) continue;
       if (held.dueAt <= now) {
         this.#waiting.delete(held);
         held.state = 'ready';

@@ -503,6 +503,8 @@ export class PublishQueue {
   }
 
   #nothingPending(): void {
+    // What rests has settled; its keys are let go, because nothing rings for them any more.
+    for (let rest = this.#rests.pop(); rest !== undefined; rest = this.#rests.pop()) this.#wake(rest);
     this.#alarm.off();
     const waiting = this.#idle;
     this.#idle = [];

@@ -40,6 +40,9 @@ export class Settler {
   #repeatTimer: Timer | undefined;
   #open = 0;
   #stopped = false;
+  #leaving = false;
+  /** Open ones that have failed at least once. */
+  #troubled = 0;
   /** Why the last try failed, while something is being repeated. */
   trouble: string | undefined;
 
@@ -64,6 +67,11 @@ export class Settler {
     this.#open++;
     this.#pending.push({ held, settlement, done, tries: 0 });
     this.#schedule();
+  }
+
+  /** From now on an abandon gets one try: it is best effort, and close must not wait for it. */
+  leave(): void {
+    this.#leaving = true;
   }
 
   /** Gives up on what is open: the lease decides about it. */
@@ -96,7 +104,6 @@ export class Settler {
     let results: readonly SettleResult[];
     try {
       results = await this.#receiver.settle(ours.map((one) => one.settlement));
-      this.trouble = undefined;
     } catch (error) {
       this.trouble = error instanceof Error ? error.message : String(error);
       results = [];
@@ -119,11 +126,12 @@ export class Settler {
   }
 
   #repeat(one: Pending, result: SettleResult): void {
-    if (one.held.lost !== undefined || this.#stopped) {
+    const given = this.#leaving && one.settlement.verb === 'abandon';
+    if (one.held.lost !== undefined || this.#stopped || given) {
       this.#end(one, 'lost');
       return;
     }
-    one.tries++;
+    if (one.tries++ === 0) this.#troubled++;
     this.trouble ??= `the broker answered "${result}"`;
     if (one.tries === 3) {
       this.#logger.warn(
@@ -145,6 +153,7 @@ export class Settler {
 
   #end(one: Pending, result: 'applied' | 'lost'): void {
     this.#open--;
+    if (one.tries > 0 && --this.#troubled === 0) this.trouble = undefined;
     one.done(result);
   }
 }

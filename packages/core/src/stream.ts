@@ -8,28 +8,34 @@ import type { CloseOptions, MessageStream, Subscription, SubscriptionState, Subs
  */
 export class Stream<M> implements MessageStream<never>, Subscription {
   readonly #arrived = new Fifo<ReceivedMessage>();
-  readonly #wanted = new Fifo<(result: IteratorResult<M>) => void>();
+  readonly #wanted = new Fifo<PromiseWithResolvers<IteratorResult<M>>>();
   #subscription: Subscription | undefined;
   #over = false;
 
   /** The handler to subscribe with. */
   readonly handle = (message: ReceivedMessage): Promise<void> =>
     new Promise((resolve) => {
+      if (!message.live) {
+        resolve();
+        return;
+      }
       message.whenDecided = resolve;
       const wanted = this.#wanted.shift();
       if (wanted === undefined) this.#arrived.push(message);
-      else wanted({ done: false, value: message as unknown as M });
+      else wanted.resolve(handedOut<M>(message));
     });
 
   attach(subscription: Subscription): this {
     this.#subscription = subscription;
     const end = (): void => {
       this.#over = true;
-      for (let wanted = this.#wanted.shift(); wanted !== undefined; wanted = this.#wanted.shift()) {
-        wanted({ done: true, value: undefined });
-      }
+      for (const wanted of this.#wanted.takeWhere(() => true)) wanted.resolve({ done: true, value: undefined });
     };
-    subscription.closed.then(end, end);
+    subscription.closed.then(end, (error: unknown) => {
+      // A subscription that ended by itself is a failure of the loop, not its end.
+      this.#wanted.shift()?.reject(error);
+      end();
+    });
     return this;
   }
 
@@ -78,17 +84,22 @@ export class Stream<M> implements MessageStream<never>, Subscription {
   }
 
   async #next(): Promise<IteratorResult<M>> {
-    for (;;) {
-      if (this.#over) {
-        // A subscription that ended by itself is a failure of the loop, not its end.
-        if (this.state === 'failed') await this.closed;
-        return { done: true, value: undefined };
-      }
+    while (!this.#over) {
       const message = this.#arrived.shift();
-      if (message === undefined) break;
+      if (message === undefined) {
+        const wanted = Promise.withResolvers<IteratorResult<M>>();
+        this.#wanted.push(wanted);
+        return wanted.promise;
+      }
       // One that was lost while it lay here is somebody else's now.
-      if (!message.signal.aborted) return { done: false, value: message as unknown as M };
+      if (message.live) return handedOut<M>(message);
     }
-    return new Promise((resolve) => this.#wanted.push(resolve));
+    if (this.state === 'failed') await this.closed;
+    return { done: true, value: undefined };
   }
+}
+
+function handedOut<M>(message: ReceivedMessage): IteratorResult<M> {
+  message.begun();
+  return { done: false, value: message as unknown as M };
 }

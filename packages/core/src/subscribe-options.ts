@@ -142,7 +142,8 @@ function compileIdempotency(
   };
 }
 
-function compileStart(at: Position, adapter: string, capabilities: Capabilities): Position {
+/** @throws ConfigError, UnsupportedError where the broker keeps no log (POS-02) */
+export function compileStart(at: Position, adapter: string, capabilities: Capabilities): Position {
   const known = at === 'earliest' || at === 'latest' || (at instanceof Date && !Number.isNaN(at.getTime()));
   if (!known && typeof (at as { position?: unknown } | null)?.position !== 'string') {
     throw new ConfigError('startNewGroupAt', "write 'latest', 'earliest', a Date or { position }");

@@ -3,7 +3,7 @@ import { sleep } from './clock.ts';
 import { diagnostics } from './diagnostics.ts';
 import { duration } from './duration.ts';
 import { ClosedError, type WaybillError } from './errors.ts';
-import { handBytes, laneWindow, Pipeline, type PipelineSetup } from './pipeline.ts';
+import { handBytes, laneWindow, maxWaiting, Pipeline, type PipelineSetup } from './pipeline.ts';
 import { backOff } from './retry.ts';
 import type { CloseOptions, Subscription, SubscriptionState, SubscriptionStats } from './types.ts';
 
@@ -26,8 +26,6 @@ const defaultCloseTimeout = 25_000;
 export interface SubscriptionSetup extends Omit<PipelineSetup, 'changed' | 'failed'> {
   readonly connection: Connection;
   readonly groupRef: GroupRef;
-  /** Whether close gives back what a handler has and has not decided: for streams. */
-  readonly givesBackRunning: boolean;
   /** Called once it has ended, however. */
   readonly ended: () => void;
 }
@@ -85,7 +83,7 @@ export class Member implements Subscription, ReceiverEvents {
   async pause(): Promise<void> {
     this.#checkOpen();
     this.#wish = 'paused';
-    this.#pipeline?.hold();
+    this.#pipeline?.pause();
     this.#finishFetch();
     if (this.#state === 'running') this.#go('paused');
   }
@@ -94,7 +92,7 @@ export class Member implements Subscription, ReceiverEvents {
     this.#checkOpen();
     this.#wish = 'running';
     if (this.#state === 'paused') this.#go('running');
-    this.#pipeline?.release();
+    this.#pipeline?.resume();
   }
 
   stats(): SubscriptionStats {
@@ -104,9 +102,12 @@ export class Member implements Subscription, ReceiverEvents {
     return { ...pipeline.counts, inFlight, buffered, heldBack };
   }
 
-  close(options: CloseOptions = {}): Promise<void> {
-    this.#closing ??= this.#close(duration(options.timeout ?? defaultCloseTimeout, 'timeout'));
-    return this.#closing;
+  async close(options: CloseOptions = {}): Promise<void> {
+    const timeout = duration(options.timeout ?? defaultCloseTimeout, 'timeout');
+    // Whoever closes again with less time means it: the bus, say, after a patient close of the subscription.
+    if (this.#closing === undefined) this.#closing = this.#close(timeout);
+    else this.#pipeline?.hurry(timeout);
+    await this.#closing;
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -147,11 +148,16 @@ export class Member implements Subscription, ReceiverEvents {
     this.#setup.logger.error(`${this.#what}: position lost: ${what}`, { lane });
   }
 
+  /** The receiver has ended: what it gave can not be settled any more. */
   failed(error: WaybillError): void {
+    this.#fail(error, 0);
+  }
+
+  #fail(error: WaybillError, timeout: number): void {
     if (!this.#go('failed', error)) return;
     this.#error = error;
     this.#setup.logger.error(`${this.#what}: the subscription has failed and is closed`, { error });
-    this.#closing ??= this.#release(0).finally(() => this.#settleClosed.reject(error));
+    this.#closing ??= this.#shutDown(timeout).finally(() => this.#settleClosed.reject(error));
   }
 
   get #what(): string {
@@ -164,13 +170,18 @@ export class Member implements Subscription, ReceiverEvents {
     const source: Source = {
       group: groupRef,
       lease: settings.lease,
-      prefetch: ordered ? inHand + laneWindow : inHand,
+      prefetch: inHand + (ordered ? laneWindow : 0) + (this.#setup.inPlace ? maxWaiting : 0),
       prefetchBytes: handBytes,
       options: settings.brokerOptions,
     };
-    this.#receiver = await connection.openReceiver(source, this);
+    const receiver = await connection.openReceiver(source, this);
+    if (this.#error !== undefined && this.#state === 'failed') {
+      await receiver.close();
+      throw this.#error;
+    }
+    this.#receiver = receiver;
     this.#pipeline = new Pipeline(
-      { ...this.#setup, changed: () => this.#wakeUp(), failed: (error) => this.failed(error) },
+      { ...this.#setup, changed: () => this.#wakeUp(), failed: (error) => this.#fail(error, defaultCloseTimeout) },
       this.#receiver,
     );
     if (this.#state === 'starting') this.#go('running');
@@ -209,7 +220,7 @@ export class Member implements Subscription, ReceiverEvents {
     if (receiver?.receiveAlone === undefined || pipeline === undefined || ordered || groupRef.temporary) return;
     while (this.#lives()) {
       let found = false;
-      if (this.#state === 'running' && pipeline.reserveSlot()) {
+      if (this.#state === 'running' && (await pipeline.reserveSlot())) {
         const delivery = await receiver.receiveAlone().catch((error: unknown) => {
           logger.debug(`${this.#what}: asking for messages set apart failed, tried again`, { error });
           return undefined;
@@ -243,15 +254,15 @@ export class Member implements Subscription, ReceiverEvents {
   async #close(timeout: number): Promise<void> {
     if (this.#state === 'starting') this.#go('closed');
     else this.#go('draining');
-    await this.#release(timeout);
+    await this.#shutDown(timeout);
     this.#go('closed');
     this.#settleClosed.resolve();
   }
 
-  async #release(timeout: number): Promise<void> {
+  async #shutDown(timeout: number): Promise<void> {
     this.#finishFetch();
     this.#wakeUp();
-    await this.#pipeline?.drain(timeout, this.#setup.givesBackRunning, this.#fetching);
+    await this.#pipeline?.drain(timeout, this.#setup.stream, this.#fetching);
     await this.#receiver?.close();
     const { connection, groupRef, logger } = this.#setup;
     if (groupRef.temporary) {

@@ -1,7 +1,6 @@
 import type { Connection, TopicInfo, TopicRef, Topology } from './adapter.ts';
-import type { Clock } from './clock.ts';
 import { ConfigError } from './errors.ts';
-import { patiently } from './patience.ts';
+import type { Patience } from './patience.ts';
 import type { TopicDefinition } from './topic.ts';
 
 export type TopicOnBroker = TopicRef & { readonly ordered: boolean };
@@ -10,9 +9,9 @@ export interface TopicsSetup {
   readonly adapter: string;
   readonly connection: Connection;
   readonly topology: Topology;
-  readonly clock: Clock;
+  readonly patience: Patience;
   /** Milliseconds that a look at the broker may wait for a reconnect. */
-  readonly patience: number;
+  readonly timeout: number;
 }
 
 /**
@@ -42,7 +41,7 @@ export class Topics {
     if (info === undefined) {
       let looking = this.#looking.get(definition.name);
       if (looking === undefined) {
-        looking = this.#look(definition).finally(() => this.#looking.delete(definition.name));
+        looking = this.#find(definition).finally(() => this.#looking.delete(definition.name));
         this.#looking.set(definition.name, looking);
       }
       info = await looking;
@@ -53,6 +52,17 @@ export class Topics {
     const topic = { ...declared, ordered: info.ordered ?? declared.ordered, lanes: info.lanes ?? declared.lanes };
     this.#resolved.set(definition, topic);
     return topic;
+  }
+
+  /** The topic, for questions about its groups: nothing is made for them. `undefined`: there is none. */
+  async look(definition: TopicDefinition): Promise<TopicOnBroker | undefined> {
+    const { connection, topology } = this.#setup;
+    if (!this.#known.has(definition.name) && topology !== 'none') {
+      const info = await this.#ask(() => connection.describeTopic(definition.name));
+      if (info === undefined) return undefined;
+      this.#known.set(definition.name, info);
+    }
+    return this.ensure(definition);
   }
 
   /** Asks the broker again next time: it may have been deleted. */
@@ -71,7 +81,7 @@ export class Topics {
     };
   }
 
-  async #look(definition: TopicDefinition): Promise<TopicInfo> {
+  async #find(definition: TopicDefinition): Promise<TopicInfo> {
     const { connection, topology, adapter } = this.#setup;
     if (topology === 'none') return { ordered: undefined, lanes: undefined };
     const info = await this.#ask(() => connection.describeTopic(definition.name));
@@ -88,7 +98,7 @@ export class Topics {
   }
 
   #ask<T>(ask: () => Promise<T>): Promise<T> {
-    return patiently(this.#setup.clock, this.#setup.patience, ask);
+    return this.#setup.patience.ask(this.#setup.timeout, ask);
   }
 
   #compare({ name, ordered, lanes }: TopicDefinition, info: TopicInfo): void {

@@ -223,6 +223,8 @@ export interface SubscriptionStats {
   readonly deadLettered: number;
   readonly dropped: number;
   readonly duplicates: number;
+  /** Handled although nothing identifies them (IDEM-07). */
+  readonly unidentified: number;
   readonly expired: number;
   readonly givenBack: number;
   /** Messages whose handler runs. */

@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { WaybillError } from './errors.ts';
+import { nameOf } from './limits.ts';
 import type { Verdict } from './message.ts';
 import type { DeadLetterDetails, DeadLetterReason } from './wire.ts';
 
@@ -27,8 +28,18 @@ export function deadLetterDetails(given: {
 
 function describe(error: unknown): Pick<DeadLetterDetails, 'errorName' | 'errorMessage'> {
   if (error === undefined) return { errorName: undefined, errorMessage: undefined };
-  if (error instanceof Error) return { errorName: cut(error.name, 128), errorMessage: cut(error.message, longestText) };
-  return { errorName: undefined, errorMessage: cut(String(error), longestText) };
+  if (error instanceof Error)
+    return { errorName: cut(text(error.name), 128), errorMessage: cut(text(error.message), longestText) };
+  return { errorName: undefined, errorMessage: cut(text(error), longestText) };
+}
+
+/** Handlers throw anything: also what has no text. */
+function text(thrown: unknown): string {
+  try {
+    return String(thrown);
+  } catch {
+    return nameOf(thrown);
+  }
 }
 
 /** Cuts between characters, never through one. */
