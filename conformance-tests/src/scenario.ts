@@ -32,7 +32,7 @@ export interface BehaviourOptions {
   /** Measures time: runs alone. */
   readonly timing?: boolean;
   /**
-   * Kills members, or cuts them off for good: runs beside others of the kind, after the rest. What a dead member held of
+   * Kills members, or cuts them off: runs beside others of the kind, after the rest. What a dead member held of
    * machinery that all share (a forwarder of delays) is late, and may be doubled, for everybody.
    */
   readonly deadly?: boolean;

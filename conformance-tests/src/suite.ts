@@ -17,7 +17,7 @@ const START_WITHIN = 180_000;
 
 /**
  * Registers the contract's tests for an adapter with vitest: tests that do not disturb each other run side by side,
- * then those that measure time, at the end those that stop the broker.
+ * then those that measure time, then those that kill members, at the end those that stop the broker.
  */
 export function defineConformanceSuite(adapter: AdapterUnderTest, options: SuiteOptions = {}): void {
   let bench: Bench | undefined;
@@ -60,7 +60,9 @@ export function defineConformanceSuite(adapter: AdapterUnderTest, options: Suite
   });
 }
 
-function groups(selected: readonly Behaviour[]): Record<'together' | 'alone' | 'deadly' | 'last', readonly Behaviour[]> {
+function groups(
+  selected: readonly Behaviour[],
+): Record<'together' | 'alone' | 'deadly' | 'last', readonly Behaviour[]> {
   const found = Object.groupBy(selected, ({ options: { disruptive, timing, deadly } }) => {
     if (disruptive) return 'last';
     return timing ? 'alone' : deadly ? 'deadly' : 'together';

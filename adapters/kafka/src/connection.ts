@@ -80,7 +80,7 @@ class KafkaConnection implements Connection {
   readonly #admin: AdminOptions;
   readonly #receivers = new Set<KafkaReceiver>();
   readonly #closing = new AbortController();
-  #down = false;
+  #looking = false;
 
   constructor(driver: Driver, settings: Settings, context: AdapterContext) {
     const { clock, logger, namePrefix, names } = context;
@@ -90,9 +90,11 @@ class KafkaConnection implements Connection {
     this.capabilities = capabilities(settings);
     this.#names = kafkaNames(namePrefix, names);
     this.#topology = new Topology({ driver, names: this.#names, settings, clock, logger });
-    this.#publisher = new Publisher(driver, {
-      unreachable: (failure) => void this.#interrupted(failure),
-      reached: () => this.#restored(),
+    this.#publisher = new Publisher({
+      driver,
+      patience: settings.requestTimeout,
+      clock,
+      unreachable: () => void this.#lookAround(),
     });
     this.#delays = new DelayLevels({
       driver,
@@ -289,26 +291,25 @@ class KafkaConnection implements Connection {
     await this.#driver.close();
   }
 
-  /** Publishing failed for the connection's sake: looks, with back-off, until a broker answers. */
-  async #interrupted(failure: KafkaFailure): Promise<void> {
+  /** A broker could not be reached: looks whether any can, with back-off until one answers. */
+  async #lookAround(): Promise<void> {
+    const { clock, events } = this.#context;
     const { signal } = this.#closing;
-    if (this.#down || signal.aborted) return;
-    this.#down = true;
-    this.#context.events.interrupted(connectionError(failure, this.#settings.target));
-    for (let failures = 1; this.#down && !signal.aborted; failures++) {
-      await sleep(this.#context.clock, backOff(failures, { initial: 100, max: 2_000 }), signal);
-      if (signal.aborted) return;
-      await this.#driver.connect().then(
-        () => this.#restored(),
-        () => {},
-      );
+    if (this.#looking) return;
+    this.#looking = true;
+    let down = false;
+    for (let failures = 1; !signal.aborted; failures++) {
+      try {
+        await this.#driver.connect();
+        break;
+      } catch (error) {
+        if (!down) events.interrupted(connectionError(error, this.#settings.target));
+        down = true;
+      }
+      await sleep(clock, backOff(failures, { initial: 100, max: 2_000 }), signal);
     }
-  }
-
-  #restored(): void {
-    if (!this.#down) return;
-    this.#down = false;
-    this.#context.events.restored();
+    this.#looking = false;
+    if (down && !signal.aborted) events.restored();
   }
 }
 

@@ -15,6 +15,7 @@ import type { Publisher, Send } from './publisher.ts';
 import { Reader } from './reader.ts';
 import { arrivedRecord, copyDelayed, delayedRecord, headerText, readDestination } from './records.ts';
 import { type KafkaNames, LEVELS } from './topology.ts';
+import { LAST_WORDS, shortly } from './wait.ts';
 
 /** Milliseconds that a message waits in a forwarder's hands at most. */
 const HOLD = 1_000;
@@ -38,9 +39,15 @@ export interface DelayOptions {
   readonly logger: Logger;
 }
 
+interface Destination {
+  readonly topic: string;
+  readonly partition: number | undefined;
+}
+
 /** A message in a forwarder's hands. */
 interface Waiting {
   readonly item: Item;
+  readonly to: Destination;
   readonly deliverAt: number;
   /** In wall time: when it goes on; later than `deliverAt` after a failure. */
   due: number;
@@ -50,28 +57,32 @@ interface Waiting {
 
 export class DelayLevels {
   readonly #options: DelayOptions;
+  /** Milliseconds by topic. */
+  readonly #levels: ReadonlyMap<string, number>;
   readonly #held = new Heap<Waiting>((a, b) => a.due < b.due);
   readonly #alarm: Alarm;
   #reader: Reader | undefined;
   #underWay = 0;
+  #waiting: (() => void)[] = [];
   #closed = false;
 
   constructor(options: DelayOptions) {
     this.#options = options;
+    this.#levels = new Map(LEVELS.map((level) => [options.names.level(level), level]));
     this.#alarm = new Alarm(options.clock, () => this.#move());
   }
 
   /** Where a record goes that is to be at `to` at `deliverAt`: there itself when that is now. */
-  send(record: OutgoingRecord, to: { topic: string; partition: number | undefined }, deliverAt: number): Send {
+  send(record: OutgoingRecord, to: Destination, deliverAt: number): Send {
     const left = deliverAt - this.#options.clock.now();
     if (left <= 0) return { ...to, record };
     return { topic: this.#level(left), partition: 0, record: delayedRecord(record, to, deliverAt) };
   }
 
   #level(left: number): string {
-    let level = 0;
-    for (const one of LEVELS) if (one <= left) level = one;
-    return this.#options.names.level(level);
+    let largest = '';
+    for (const [topic, level] of this.#levels) if (level <= left || largest === '') largest = topic;
+    return largest;
   }
 
   /** Takes part in forwarding from now on. */
@@ -81,7 +92,7 @@ export class DelayLevels {
     const reader = new Reader({
       driver,
       group: names.forwarders,
-      topics: LEVELS.map((level) => names.level(level)),
+      topics: [...this.#levels.keys()],
       unitOf: ({ topic }) => topic,
       session: SESSION,
       rebalance: REBALANCE,
@@ -94,7 +105,8 @@ export class DelayLevels {
       logger,
       events: {
         gained: () => this.#move(),
-        revoked: () => Promise.resolve(),
+        // What is held in hand goes on from the next forwarder's.
+        revoked: () => this.#quiet(),
         lost: () => this.#move(),
         ready: () => this.#move(),
         interrupted: (failure) => logger.debug(`kafka: delays are not forwarded at the moment: ${failure.message}`),
@@ -114,7 +126,13 @@ export class DelayLevels {
   async close(): Promise<void> {
     this.#closed = true;
     this.#alarm.off();
+    await shortly(this.#options.clock, LAST_WORDS, this.#quiet());
     await this.#reader?.close();
+  }
+
+  /** Resolves when nothing is on its way: what has arrived and is not committed would go on once more. */
+  async #quiet(): Promise<void> {
+    while (this.#underWay > 0) await new Promise<void>((resolve) => this.#waiting.push(resolve));
   }
 
   /** Takes what may leave its level, sends what is due, and rings again for the next. */
@@ -135,8 +153,13 @@ export class DelayLevels {
     for (;;) {
       const items = reader.take(STEP, leaves);
       for (const item of items) {
-        const deliverAt = dueOf(item);
-        const waiting = { item, deliverAt, due: deliverAt, tries: 0, since: now };
+        const deliverAt = dueOf(item.record);
+        const to = readDestination(item.record);
+        if (to === undefined) {
+          this.#drop(item, 'it says no destination');
+          continue;
+        }
+        const waiting = { item, to, deliverAt, due: deliverAt, tries: 0, since: now };
         // Far from its time it goes to the next level at once; near to it, it is waited for here.
         if (deliverAt - now <= 0 || deliverAt - now > HOLD) due.push(waiting);
         else this.#held.push(waiting);
@@ -145,7 +168,7 @@ export class DelayLevels {
     }
     for (let top = this.#held.peek(); top !== undefined && top.due <= now; top = this.#held.peek()) {
       this.#held.pop();
-      if (top.item.log.alive) due.push(top);
+      if (top.item.log.alive && !top.item.log.leaving) due.push(top);
     }
     const top = this.#held.peek();
     if (top !== undefined) next = Math.min(next, top.due);
@@ -155,10 +178,9 @@ export class DelayLevels {
   }
 
   #leavesAt({ record, log }: Item): number {
-    const { names } = this.#options;
-    const level = LEVELS.find((one) => names.level(one) === log.topic) ?? 0;
+    const level = this.#levels.get(log.topic) ?? 0;
     // In the first level everything is near its time. The broker's clock has stamped the others.
-    return level === 0 ? 0 : Math.min(record.timestamp + level, dueOfRecord(record));
+    return level === 0 ? 0 : Math.min(record.timestamp + level, dueOf(record));
   }
 
   async #forward(batch: readonly Waiting[]): Promise<void> {
@@ -166,13 +188,16 @@ export class DelayLevels {
     this.#underWay += batch.length;
     const now = clock.now();
     const sent = await publisher.send(batch.map((waiting) => this.#next(waiting, now)));
-    this.#underWay -= batch.length;
     const logs = new Set<PartitionLog>();
     for (const [index, waiting] of batch.entries()) {
       const result = sent[index];
       const { item } = waiting;
       if (!item.log.alive) continue;
-      if (result instanceof KafkaFailure && !this.#giveUp(waiting, result)) {
+      if (result instanceof KafkaFailure && this.#isHomeless(waiting, result)) {
+        this.#drop(item, `its destination "${waiting.to.topic}" does not exist`);
+        continue;
+      }
+      if (result instanceof KafkaFailure) {
         waiting.tries++;
         waiting.due = clock.now() + (isPassing(result) ? Math.min(5_000, 100 * 2 ** waiting.tries) : HOMELESS);
         this.#held.push(waiting);
@@ -182,34 +207,32 @@ export class DelayLevels {
       logs.add(item.log);
     }
     for (const log of logs) void this.#reader?.commit(log);
+    this.#underWay -= batch.length;
+    const waiting = this.#waiting;
+    this.#waiting = [];
+    for (const look of waiting) look();
     this.#move();
   }
 
-  #next({ item, deliverAt }: Waiting, now: number): Send {
+  #next({ item, to, deliverAt }: Waiting, now: number): Send {
     const { record } = item;
-    const to = readDestination(record);
-    // Without destination it is not ours; nobody can say where it belongs.
-    if (to === undefined) return { topic: '', record: arrivedRecord(record) };
     if (deliverAt > now) return { topic: this.#level(deliverAt - now), partition: 0, record: copyDelayed(record) };
     return { ...to, record: arrivedRecord(record) };
   }
 
-  /** A message without a home: its topic or group was deleted (SUB-12). */
-  #giveUp({ item, since }: Waiting, failure: KafkaFailure): boolean {
+  /** Whether a message has no home any more: its topic or group was deleted (SUB-12). */
+  #isHomeless({ to, since }: Waiting, failure: KafkaFailure): boolean {
     const { clock, logger } = this.#options;
-    const to = readDestination(item.record);
-    const homeless = failure.code === 'UNKNOWN_TOPIC_OR_PARTITION' && clock.now() - since > HOMELESS;
-    if (to !== undefined && !homeless) {
-      if (!isPassing(failure))
-        logger.error(`kafka: a delayed message for "${to.topic}" is refused: ${failure.message}`);
-      return false;
-    }
-    logger.warn(`kafka: a delayed message is dropped, because its destination "${to?.topic ?? ''}" does not exist`);
-    return true;
+    if (!isPassing(failure)) logger.error(`kafka: a delayed message for "${to.topic}" is refused: ${failure.message}`);
+    return failure.code === 'UNKNOWN_TOPIC_OR_PARTITION' && clock.now() - since > HOMELESS;
+  }
+
+  #drop(item: Item, why: string): void {
+    this.#options.logger.warn(`kafka: a delayed message in "${item.log.topic}" is dropped: ${why}`);
+    item.log.finish(item);
+    void this.#reader?.commit(item.log);
   }
 }
 
-const dueOfRecord = (record: Item['record']): number =>
+const dueOf = (record: Item['record']): number =>
   integer(headerText(record.headers, wireHeaders.deliverAt)) ?? record.timestamp;
-
-const dueOf = ({ record }: Item): number => dueOfRecord(record);

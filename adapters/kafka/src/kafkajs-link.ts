@@ -175,7 +175,9 @@ class Link {
   }
 
   #drop(connection: KafkajsConnection, failure: Error): void {
-    if (this.#connection === connection) this.#connection = undefined;
+    // Every request that timed out on it comes by here.
+    if (this.#connection !== connection) return;
+    this.#connection = undefined;
     connection.rejectRequests(failure);
     // It waits for pending requests, of which there are none any more.
     connection.disconnect().then(

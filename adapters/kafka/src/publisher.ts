@@ -2,11 +2,11 @@
  * Writes records: every message, retry, delay and dead letter goes through here.
  *
  * Load forms batches: one request is under way to each broker, with one batch for each of its partitions; what comes
- * meanwhile goes with the next. The producer is idempotent: a batch whose answer was lost is sent once more with the
- * same sequence numbers, and the broker drops the double. When its fate stays unknown, the numbers are given up with
- * the whole producer: taken again by other messages they would make the broker drop those (GUAR-01).
+ * meanwhile goes with the next. The producer is idempotent: a batch whose answer was lost is sent again with the same
+ * sequence numbers, and the broker drops the double. When its fate stays unknown, the numbers are given up with the
+ * whole producer: taken again by other messages they would make the broker drop those (GUAR-01).
  */
-import { murmur2 } from '@waybill/core/adapter';
+import { backOff, type Clock, murmur2, sleep } from '@waybill/core/adapter';
 import { type Driver, KafkaFailure, type OutgoingRecord, type Producer, type TopicPartition } from './driver.ts';
 import { asFailure, isPassing, isUnknown } from './errors.ts';
 import { sizeOf } from './records.ts';
@@ -42,16 +42,18 @@ interface Chunk extends TopicPartition {
   readonly entries: readonly Entry[];
 }
 
-export interface PublisherHooks {
+export interface PublisherOptions {
+  readonly driver: Driver;
+  /** Milliseconds for which a batch in doubt is asked about again before its outcome is called unknown. */
+  readonly patience: number;
+  readonly clock: Clock;
   /** A broker could not be reached. */
-  unreachable(failure: KafkaFailure): void;
-  /** A broker has answered. */
-  reached(): void;
+  readonly unreachable: () => void;
 }
 
 export class Publisher {
+  readonly #options: PublisherOptions;
   readonly #driver: Driver;
-  readonly #hooks: PublisherHooks;
   /** What waits, by partition, in its order. */
   readonly #pending = new Map<string, Entry[]>();
   /** Brokers with a request under way. */
@@ -63,9 +65,9 @@ export class Publisher {
   #making: Promise<Numbers> | undefined;
   #closed = false;
 
-  constructor(driver: Driver, hooks: PublisherHooks) {
-    this.#driver = driver;
-    this.#hooks = hooks;
+  constructor(options: PublisherOptions) {
+    this.#options = options;
+    this.#driver = options.driver;
   }
 
   /** A result for each, in their order; never rejects. Records of one partition are stored in the order given. */
@@ -112,7 +114,7 @@ export class Publisher {
   /** A failure before anything was sent. */
   #unsent(failure: KafkaFailure): KafkaFailure {
     const unsent = new KafkaFailure(failure.code, failure.message, { sent: false, cause: failure.cause });
-    if (failure.code === 'CONNECTION' || failure.code === 'TIMEOUT') this.#hooks.unreachable(unsent);
+    if (failure.code === 'CONNECTION' || failure.code === 'TIMEOUT') this.#options.unreachable();
     return unsent;
   }
 
@@ -154,8 +156,8 @@ export class Publisher {
     this.#busy.add(broker);
     const chunks = this.#take(broker, leaders);
     for (const { name } of chunks) this.#underWay.add(name);
-    if (chunks.length > 0) await this.#write(broker, chunks);
-    for (const { name } of chunks) this.#underWay.delete(name);
+    const inDoubt = chunks.length > 0 ? await this.#write(broker, chunks) : [];
+    for (const chunk of chunks) if (!inDoubt.includes(chunk)) this.#underWay.delete(chunk.name);
     this.#busy.delete(broker);
     if (chunks.length > 0 && this.#pending.size > 0) void this.#pump();
   }
@@ -179,38 +181,57 @@ export class Publisher {
     return chunks;
   }
 
-  async #write(broker: number, chunks: readonly Chunk[]): Promise<void> {
+  /** Returns the batches of which nobody knows yet whether they are stored; they are seen to beside the others. */
+  async #write(broker: number, chunks: readonly Chunk[]): Promise<readonly Chunk[]> {
     let numbers: Numbers;
     try {
       numbers = this.#numbers ?? (await this.#newNumbers());
     } catch (error) {
       const failure = this.#unsent(asFailure(error));
       for (const chunk of chunks) this.#fail(chunk, failure);
-      return;
+      return [];
     }
-    const first = await this.#request(broker, numbers, chunks);
-    const again: Chunk[] = [];
+    const results = await this.#request(broker, numbers, chunks);
+    const inDoubt: Chunk[] = [];
     for (const [index, chunk] of chunks.entries()) {
-      const result = first[index] ?? new KafkaFailure('UNKNOWN', 'no answer', { sent: true });
+      const result = results[index] ?? new KafkaFailure('UNKNOWN', 'no answer', { sent: true });
       if (!(result instanceof KafkaFailure)) this.#store(numbers, chunk, result);
-      else if (isUnknown(result) && !this.#closed) again.push(chunk);
-      else await this.#refused(broker, numbers, chunk, result);
+      else if (isUnknown(result)) {
+        inDoubt.push(chunk);
+        void this.#findOut(numbers, chunk, result);
+      } else await this.#refused(broker, numbers, chunk, result);
     }
-    if (again.length === 0) return;
-    // Once more with the same numbers: what is stored already is not stored twice.
-    const second = await this.#request(broker, numbers, again);
-    for (const [index, chunk] of again.entries()) {
-      const result = second[index] ?? new KafkaFailure('UNKNOWN', 'no answer', { sent: true });
-      if (!(result instanceof KafkaFailure)) this.#store(numbers, chunk, result);
-      else {
-        // The first try may have been stored, whatever became of the second.
-        this.#giveUp(numbers);
-        this.#fail(
-          chunk,
-          new KafkaFailure(isUnknown(result) ? result.code : 'UNKNOWN', result.message, { sent: true, cause: result }),
-        );
+    return inDoubt;
+  }
+
+  /**
+   * Sends a batch in doubt again, with the same numbers, to whoever leads its partition now: what is stored already is
+   * not stored twice. What comes after it waits.
+   */
+  async #findOut(numbers: Numbers, chunk: Chunk, doubt: KafkaFailure): Promise<void> {
+    const { clock, patience } = this.#options;
+    const giveUp = clock.monotonic() + patience;
+    let stored = false;
+    for (let tries = 0; !stored && !this.#closed && clock.monotonic() < giveUp; tries++) {
+      if (tries > 0) await sleep(clock, backOff(tries, { initial: 50, max: 1_000 }));
+      const partitions = await this.#driver.partitions(chunk.topic).catch(() => []);
+      const leader = partitions.find(({ partition }) => partition === chunk.partition)?.leader;
+      if (leader === undefined) {
+        this.#driver.forget(chunk.topic);
+        continue;
       }
+      const [result] = await this.#request(leader, numbers, [chunk]);
+      if (typeof result === 'number') {
+        this.#store(numbers, chunk, result);
+        stored = true;
+      } else if (result !== undefined && !isUnknown(result) && !isPassing(result)) break;
     }
+    if (!stored) {
+      this.#giveUp(numbers);
+      this.#fail(chunk, new KafkaFailure(doubt.code, doubt.message, { sent: true, cause: doubt }));
+    }
+    this.#underWay.delete(chunk.name);
+    void this.#pump();
   }
 
   async #request(
@@ -229,13 +250,12 @@ export class Publisher {
           sequence: numbers.next.get(name) ?? 0,
         })),
       );
-      this.#hooks.reached();
       return results;
     } catch (error) {
       const failure = asFailure(error);
       if (failure.code === 'CONNECTION' || failure.code === 'TIMEOUT' || failure.code === 'BROKER_NOT_AVAILABLE') {
         for (const { topic } of chunks) this.#driver.forget(topic);
-        this.#hooks.unreachable(failure);
+        this.#options.unreachable();
       }
       return chunks.map(() => failure);
     }

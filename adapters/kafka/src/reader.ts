@@ -9,6 +9,7 @@ import { type Committed, type Driver, type FetchLink, KafkaFailure, type TopicPa
 import { asFailure, isNetwork, isPassing } from './errors.ts';
 import { Member } from './member.ts';
 import { type Item, PartitionLog } from './partition-log.ts';
+import { LAST_WORDS, shortly } from './wait.ts';
 
 export interface ReaderEvents {
   /** Units that are ours, each with its logs ready to be read. */
@@ -60,8 +61,6 @@ const backOffs = { initial: 50, max: 2_000 };
 const LOOK = 15_000;
 /** How often space is given back. */
 const CLEAN = 60_000;
-/** How long closing waits for a broker that does not answer. */
-const LAST_WORDS = 3_000;
 
 export class Reader {
   readonly #options: ReaderOptions;
@@ -81,6 +80,8 @@ export class Reader {
   #pokes = 0;
   #order: PartitionLog[] = [];
   #turn = 0;
+  /** What does not work at the moment: brokers to read from, the membership, the look for places. */
+  readonly #outages = new Set<number | 'membership' | 'places'>();
   #down = false;
   #cleanAt: number;
 
@@ -104,8 +105,8 @@ export class Reader {
         gained: (units) => void this.#open(units),
         revoked: (units) => this.#letGo(units),
         lost: (failure) => this.#loseAll(failure),
-        interrupted: (failure) => this.#interrupted(failure),
-        restored: () => this.#restored(),
+        interrupted: (failure) => this.#outage('membership', failure),
+        restored: () => this.#answered('membership'),
         failed: (failure) => options.events.failed(failure),
       },
     });
@@ -217,22 +218,14 @@ export class Reader {
     // What was settled and is not committed yet would come back.
     if (this.#committer !== undefined && this.alive) {
       const dirty = this.#order.filter((log) => log.alive && log.dirty);
-      await this.#shortly(Promise.all(dirty.map((log) => this.commit(log))));
+      await shortly(this.#options.clock, LAST_WORDS, Promise.all(dirty.map((log) => this.commit(log))));
     }
     for (const log of this.#order) log.alive = false;
-    if (this.#member !== undefined) await this.#shortly(this.#member.close());
+    if (this.#member !== undefined) await shortly(this.#options.clock, LAST_WORDS, this.#member.close());
     this.#committer?.close();
     await Promise.all(this.#loops.values());
     this.#logs.clear();
     this.#order = [];
-  }
-
-  /** Waits no longer than closing may take. */
-  async #shortly(work: Promise<unknown>): Promise<void> {
-    const done = new AbortController();
-    const finish = (): void => done.abort();
-    work.then(finish, finish);
-    await sleep(this.#options.clock, LAST_WORDS, done.signal);
   }
 
   // Units that come and go.
@@ -380,6 +373,7 @@ export class Reader {
     for (let failures = 1; !signal.aborted; failures++) {
       try {
         await work();
+        this.#answered('places');
         return;
       } catch (error) {
         if (signal.aborted) return;
@@ -388,7 +382,7 @@ export class Reader {
           events.failed(failure);
           return;
         }
-        if (isNetwork(failure)) this.#interrupted(failure);
+        if (isNetwork(failure)) this.#outage('places', failure);
         await sleep(clock, backOff(failures, backOffs), signal);
       }
     }
@@ -401,7 +395,10 @@ export class Reader {
     for (const topic of new Set(this.#order.map((log) => log.topic))) {
       for (const { leader } of await driver.partitions(topic)) {
         if (leader === undefined || this.#loops.has(leader) || this.#closing.signal.aborted) continue;
-        const loop = this.#loop(leader).finally(() => this.#loops.delete(leader));
+        const loop = this.#loop(leader).finally(() => {
+          this.#loops.delete(leader);
+          this.#answered(leader);
+        });
         this.#loops.set(leader, loop);
       }
     }
@@ -429,7 +426,7 @@ export class Reader {
           this.#options.events.failed(failure);
           return;
         }
-        if (isNetwork(failure)) this.#interrupted(failure);
+        if (isNetwork(failure)) this.#outage(broker, failure);
         for (const topic of this.#options.topics) this.#options.driver.forget(topic);
         await sleep(clock, backOff(++failures, backOffs), signal);
         void this.#ensureLoops().catch(() => {});
@@ -465,7 +462,7 @@ export class Reader {
     const maxBytes = Math.max(SMALLEST_FETCH, Math.min(LARGEST_FETCH, share));
     const asks = logs.map(({ topic, partition, next }) => ({ topic, partition, offset: next, maxBytes }));
     const answers = await this.#fetch.fetch(broker, asks, FETCH_WAIT);
-    this.#restored();
+    this.#answered(broker);
     let ready = false;
     for (const [index, log] of logs.entries()) {
       const answer = answers[index];
@@ -561,15 +558,22 @@ export class Reader {
     for (const wake of asleep) wake();
   }
 
-  #interrupted(failure: KafkaFailure): void {
-    if (this.#down) return;
+  #outage(what: number | 'membership' | 'places', failure: KafkaFailure): void {
+    this.#outages.add(what);
+    if (this.#down || this.#reads) return;
     this.#down = true;
     this.#options.events.interrupted(failure);
   }
 
-  #restored(): void {
-    if (!this.#down) return;
+  #answered(what: number | 'membership' | 'places'): void {
+    if (!this.#outages.delete(what) || !this.#down || !this.#reads) return;
     this.#down = false;
     this.#options.events.restored();
+  }
+
+  /** Something can be received: one broker of several that is away is no interruption. */
+  get #reads(): boolean {
+    if (this.#outages.has('membership') || this.#outages.has('places')) return false;
+    return this.#outages.size === 0 || [...this.#loops.keys()].some((broker) => !this.#outages.has(broker));
   }
 }

@@ -186,10 +186,11 @@ export class RabbitConnection implements Connection {
     const { clock } = this.#context;
     const patience = new AbortController();
     try {
+      if (this.#publish.blocked !== undefined) throw new Error(`it takes no messages: ${this.#publish.blocked}`);
       await Promise.race([
         Promise.all([this.#consume, this.#publish].map((link) => onScratchChannel(link, async () => {}))),
         sleep(clock, pingPatience, patience.signal).then(() => {
-          throw new Error(this.#publish.blocked ?? `no answer within ${pingPatience} ms`);
+          throw new Error(`no answer within ${pingPatience} ms`);
         }),
       ]);
     } catch (error) {

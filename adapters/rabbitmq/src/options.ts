@@ -94,6 +94,8 @@ export function resolveOptions(options: RabbitmqOptions): Settings {
   if (consumerTimeout !== undefined && consumerTimeout < 60_000) {
     throw new ConfigError('rabbitmq.consumerTimeout', 'is less than a minute, which is how often the broker looks');
   }
+  if (options.exchange === '')
+    throw new ConfigError('rabbitmq.exchange', 'is empty; the default exchange takes no bindings');
   return {
     hosts,
     user: options.user ?? 'guest',

@@ -8,7 +8,7 @@ import { type Content, deliveriesOf, fromMessage } from './message.ts';
 const reopenDelay = { initial: 50, max: 5_000 };
 
 /** What is asked for before anything is known about the size of messages, where it can be raised later. */
-const firstCredit = 64;
+const firstCredit = 8;
 
 /** Where a message was read. */
 export interface Origin {
@@ -86,7 +86,7 @@ export interface ReaderHost {
   /** Its messages are not ours any more. `handed`: how many of them had been taken and were not settled. */
   lost(reader: QueueReader, ending: Ending, handed: number): void;
   /** Its queue does not exist: makes it again, or ends the receiver and resolves all the same. */
-  queueMissing(): Promise<void>;
+  queueMissing(reader: QueueReader): Promise<void>;
 }
 
 /**
@@ -102,18 +102,18 @@ export class QueueReader {
   #channel: DeliveryChannel | undefined;
   #running: Promise<void> | undefined;
   readonly #firstOpen = Promise.withResolvers<void>();
-  /** Hands out nothing until `resume`. */
+  /** Hands out nothing for the time being. */
   paused = false;
   /** Hands out nothing any more: it is about to be stopped. */
   releasing = false;
   /** In order: hands out nothing until all is settled, to open again. */
   #renewing = false;
-  #averageBytes = 0;
+  #averageBytes: number | undefined;
   #credit: number;
   #wanted: number;
   #consuming = 0;
   #adjusting: Promise<void> | undefined;
-  #consumerTag = '';
+  #consumers = 0;
   /** Tags to give back once the consumer is cancelled. */
   #returning: number[] = [];
   /** What waits here goes back with them. */
@@ -135,10 +135,6 @@ export class QueueReader {
   start(): Promise<void> {
     this.#running ??= this.#keepOpen();
     return this.#firstOpen.promise;
-  }
-
-  get isOpen(): boolean {
-    return this.#channel?.alive === true;
   }
 
   /** Messages that were taken and are not settled. */
@@ -236,7 +232,7 @@ export class QueueReader {
       }
       if (signal.aborted) break;
       if (ending.kind === 'cancelled' || replyCode(ending.error) === reply.notFound) {
-        await this.#host.queueMissing();
+        await this.#host.queueMissing(this);
         await sleep(clock, backOff(++failures, reopenDelay), signal);
       } else if (link.isUp && ending.error !== undefined) {
         await sleep(clock, backOff(++failures, reopenDelay), signal);
@@ -271,14 +267,19 @@ export class QueueReader {
     if (!this.#stopping.signal.aborted) this.#host.lost(this, ending, handed);
   }
 
+  /** Messages come before this resolves, and can change what is wanted; so what it does is noted before. */
   async #consume(channel: DeliveryChannel, credit: number): Promise<void> {
-    await channel.prefetch(credit);
-    const { consumerTag } = await channel.channel.consume(this.options.queue, (message) => {
+    this.#consuming = credit;
+    const consumerTag = this.#tag(++this.#consumers);
+    const hear = (message: Message | null): void => {
       if (message === null) channel.end({ kind: 'cancelled' });
       else this.#arrive(channel, message);
-    });
-    this.#consumerTag = consumerTag;
-    this.#consuming = credit;
+    };
+    await Promise.all([channel.prefetch(credit), channel.channel.consume(this.options.queue, hear, { consumerTag })]);
+  }
+
+  #tag(consumer: number): string {
+    return `waybill-${consumer}`;
   }
 
   #arrive(channel: DeliveryChannel, message: Message): void {
@@ -296,7 +297,8 @@ export class QueueReader {
   #weigh(size: number): void {
     const { prefetch, prefetchBytes, inOrder } = this.options;
     if (inOrder) return;
-    this.#averageBytes += (size - this.#averageBytes) / 16;
+    this.#averageBytes =
+      this.#averageBytes === undefined ? size : this.#averageBytes + (size - this.#averageBytes) / 16;
     const fitting = Math.max(1, Math.min(prefetch, Math.floor(prefetchBytes / Math.max(1, this.#averageBytes))));
     if (this.#bytes > prefetchBytes && this.#buffer.size > 1) {
       this.#credit = Math.min(this.#credit, fitting);
@@ -323,17 +325,18 @@ export class QueueReader {
 
   /** Brings the consumer to what is wanted, one step after the other. */
   #adjust(): void {
-    this.#adjusting ??= this.#step().finally(() => {
+    const channel = this.#channel;
+    if (channel === undefined) return;
+    this.#adjusting ??= this.#step(channel).finally(() => {
       this.#adjusting = undefined;
+      if (channel !== this.#channel) this.#adjust();
     });
   }
 
-  async #step(): Promise<void> {
-    const channel = this.#channel;
-    if (channel === undefined) return;
+  async #step(channel: DeliveryChannel): Promise<void> {
     try {
       while (channel.alive && (this.#consuming !== this.#wanted || this.#returnsAll)) {
-        if (this.#consuming > 0) await channel.channel.cancel(this.#consumerTag);
+        if (this.#consuming > 0) await channel.channel.cancel(this.#tag(this.#consumers));
         this.#consuming = 0;
         if (this.#returnsAll) {
           channel.requeue([...this.#returning, ...this.#emptyBuffer().map(({ tag }) => tag)]);

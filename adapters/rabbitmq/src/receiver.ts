@@ -13,16 +13,16 @@ import {
   type Timer,
   type WaybillError,
 } from '@waybill/core/adapter';
-import type { Channel, Options } from 'amqplib';
-import type { ConfirmSender, Parcel, Sent } from './confirm-sender.ts';
-import { delayExchange, delayRoute } from './delay.ts';
-import { DeliveryChannel, type Ending } from './delivery-channel.ts';
+import type { Channel } from 'amqplib';
+import { AloneQueue } from './alone-queue.ts';
+import type { ConfirmSender } from './confirm-sender.ts';
+import type { Ending } from './delivery-channel.ts';
 import { adapterName, brokerText, requestFailure, textOf } from './errors.ts';
 import { LaneSharing } from './lane-sharing.ts';
 import type { Link } from './link.ts';
-import { deadLetterCopy, retryCopy } from './message.ts';
-import { addressOf, type BrokerNames, type GroupPlace } from './names.ts';
-import { QueueReader, RabbitDelivery, type ReaderHost } from './reader.ts';
+import type { BrokerNames, GroupPlace } from './names.ts';
+import { QueueReader, type RabbitDelivery, type ReaderHost } from './reader.ts';
+import { Settling } from './settling.ts';
 import { laneWindowOf } from './topology.ts';
 
 /** Milliseconds in which the broker has to answer when a receiver leaves; without an answer it finds out by itself. */
@@ -68,7 +68,8 @@ export class RabbitReceiver implements Receiver, ReaderHost {
   #waiter: Waiter | undefined;
   #looking = false;
   #turn = 0;
-  #alone: DeliveryChannel | undefined;
+  readonly #settling: Settling;
+  #alone: AloneQueue | undefined;
   #housekeeping: Timer | undefined;
   #repairing: Promise<void> | undefined;
   #closing = false;
@@ -77,8 +78,20 @@ export class RabbitReceiver implements Receiver, ReaderHost {
     this.#parts = parts;
     this.link = parts.consume;
     this.clock = parts.clock;
-    const { topic, temporary } = parts.source.group;
-    if (parts.countsDeliveries && !topic.ordered && !temporary) this.receiveAlone = () => this.#receiveAlone();
+    this.#settling = new Settling({
+      ...parts,
+      readers: this.#readers,
+      missing: (what) => (what === 'group' ? void this.repair() : parts.missing(what)),
+      leaving: () => this.#sharing?.retire(),
+    });
+    const { group } = parts.source;
+    if (!parts.countsDeliveries || group.topic.ordered || group.temporary) return;
+    const alone = new AloneQueue(parts.place.alone, parts.consume, parts.clock, {
+      lost: (error) => parts.events.lost([parts.place.alone], error),
+      queueMissing: () => this.repair(),
+    });
+    this.#alone = alone;
+    this.receiveAlone = () => alone.get();
   }
 
   /** Resolves once the broker counts us as a consumer. */
@@ -97,7 +110,7 @@ export class RabbitReceiver implements Receiver, ReaderHost {
   receive(max: number, finish: AbortSignal): Promise<readonly Delivery[]> {
     if (this.#closing || finish.aborted) return Promise.resolve([]);
     this.#sharing?.unretire();
-    for (const reader of this.#readers.values()) reader.wake();
+    this.#wake();
     const ready = this.#collect(max);
     if (ready.length > 0) return Promise.resolve(ready);
     return new Promise((resolve) => {
@@ -116,22 +129,9 @@ export class RabbitReceiver implements Receiver, ReaderHost {
   }
 
   async settle(batch: readonly Settlement[]): Promise<readonly SettleResult[]> {
-    const results = new Array<SettleResult>(batch.length);
-    const acks: number[] = [];
-    const copies: { readonly at: number; readonly parcel: Parcel }[] = [];
-    const abandoned: number[] = [];
-    for (let i = 0; i < batch.length; i++) {
-      const { delivery, verb } = batch[i] as Settlement;
-      if (!(delivery instanceof RabbitDelivery) || !delivery.from.alive) results[i] = 'lost';
-      else if (verb === 'ack') acks.push(i);
-      else if (verb === 'abandon') abandoned.push(i);
-      else copies.push({ at: i, parcel: this.#copyOf(batch[i] as Settlement, delivery) });
-    }
-    await Promise.all([
-      this.#ack(batch, acks, results),
-      this.#copyAndAck(batch, copies, results),
-      this.#abandon(batch, abandoned, results),
-    ]);
+    const results = await this.#settling.settle(batch);
+    // Something was let go of, and somebody waits for more all the same.
+    if (this.#waiter !== undefined) this.#wake();
     return results;
   }
 
@@ -205,7 +205,12 @@ export class RabbitReceiver implements Receiver, ReaderHost {
     if (wasUp) events.interrupted(new ConnectionError(`${group} cannot be read: ${why}`, { adapter: adapterName }));
   }
 
-  async queueMissing(): Promise<void> {
+  async queueMissing(reader: QueueReader): Promise<void> {
+    const { source, events } = this.#parts;
+    if (source.group.temporary) {
+      const what = 'the broadcast queue was gone; what was published meanwhile does not come';
+      events.positionLost(reader.options.origin.lane, what);
+    }
     await this.repair();
   }
 
@@ -287,136 +292,15 @@ export class RabbitReceiver implements Receiver, ReaderHost {
     return ready;
   }
 
+  #wake(): void {
+    for (const reader of this.#readers.values()) reader.wake();
+  }
+
   #answer(): void {
     const waiter = this.#waiter;
     if (waiter === undefined) return;
     const ready = this.#closing ? [] : this.#collect(waiter.max);
     if (ready.length > 0 || waiter.finish.aborted || this.#closing) waiter.resolve(ready);
-  }
-
-  async #ack(batch: readonly Settlement[], at: readonly number[], results: SettleResult[]): Promise<void> {
-    if (at.length === 0) return;
-    const byChannel = new Map<DeliveryChannel, number[]>();
-    for (const i of at) {
-      const { from } = (batch[i] as Settlement).delivery as RabbitDelivery;
-      const group = byChannel.get(from);
-      if (group === undefined) byChannel.set(from, [i]);
-      else group.push(i);
-    }
-    await Promise.all(
-      [...byChannel].map(async ([channel, group]) => {
-        const deliveries = group.map((i) => (batch[i] as Settlement).delivery as RabbitDelivery);
-        const result = await channel.ack(deliveries.map(({ tag }) => tag));
-        for (const i of group) results[i] = result;
-        for (const delivery of deliveries) this.#settled(delivery);
-      }),
-    );
-  }
-
-  /** The copy first; the ack only when the broker has confirmed it (RETRY-09, DLQ-02). */
-  async #copyAndAck(
-    batch: readonly Settlement[],
-    copies: readonly { readonly at: number; readonly parcel: Parcel }[],
-    results: SettleResult[],
-  ): Promise<void> {
-    if (copies.length === 0) return;
-    const sent = await this.#parts.copies.send(copies.map(({ parcel }) => parcel));
-    const acks: number[] = [];
-    for (let i = 0; i < copies.length; i++) {
-      const { at } = copies[i] as (typeof copies)[number];
-      const result = sent[i] as Sent;
-      if (result.status === 'stored') acks.push(at);
-      else if (result.status === 'unroutable') {
-        this.#copyHasNoPlace(batch[at] as Settlement);
-        results[at] = 'retryable';
-      } else {
-        results[at] = result.outcome === 'unknown' ? 'unknown' : 'retryable';
-        this.#parts.logger.debug(`rabbitmq: ${result.error.message}`);
-      }
-    }
-    await this.#ack(batch, acks, results);
-  }
-
-  #copyHasNoPlace(settlement: Settlement): void {
-    if (settlement.verb === 'deadLetter') this.#parts.missing('dead letters');
-    else if (settlement.verb === 'giveBack' && settlement.after > 0) this.#parts.missing('delay');
-    else void this.repair();
-  }
-
-  async #abandon(batch: readonly Settlement[], at: readonly number[], results: SettleResult[]): Promise<void> {
-    if (at.length === 0) return;
-    const byReader = new Map<QueueReader, RabbitDelivery[]>();
-    let keepsShare = false;
-    for (const i of at) {
-      results[i] = 'applied';
-      const delivery = (batch[i] as Settlement).delivery as RabbitDelivery;
-      const reader = this.#readers.get(delivery.lane);
-      if (delivery.alone || reader === undefined) {
-        delivery.from.requeue([delivery.tag]);
-        continue;
-      }
-      if (reader.releasing) keepsShare = true;
-      const group = byReader.get(reader);
-      if (group === undefined) byReader.set(reader, [delivery]);
-      else group.push(delivery);
-    }
-    // Core lets go of a lane's messages when the lane is asked for, or when it is about to close.
-    if (!keepsShare) this.#sharing?.retire();
-    await Promise.all([...byReader].map(([reader, deliveries]) => reader.abandon(deliveries)));
-    // Somebody waits all the same: it was not the end.
-    if (this.#waiter !== undefined) for (const reader of byReader.keys()) reader.wake();
-  }
-
-  #settled(delivery: RabbitDelivery): void {
-    if (delivery.alone) return;
-    const reader = this.#readers.get(delivery.lane);
-    if (reader === undefined) delivery.from.handed--;
-    else reader.settled(delivery);
-  }
-
-  #copyOf(settlement: Settlement, delivery: RabbitDelivery): Parcel {
-    const { source, place, names } = this.#parts;
-    const topic = source.group.topic.name;
-    const { native } = delivery;
-    const common = { topic, body: native.content };
-    const mandatory = (properties: Options.Publish): Options.Publish => ({ ...properties, mandatory: true });
-    if (settlement.verb === 'deadLetter') {
-      const properties = mandatory(deadLetterCopy(native, settlement.details));
-      return { ...common, exchange: '', routingKey: place.deadLetters, properties };
-    }
-    const { after, attempt, alone } = settlement as Settlement & { readonly verb: 'giveBack' };
-    const properties = mandatory(retryCopy(native, attempt));
-    const queue = alone === true ? place.alone : delivery.alone ? (place.queues[0] as string) : delivery.lane;
-    if (after <= 0) return { ...common, exchange: '', routingKey: queue, properties };
-    const { level, routingKey } = delayRoute(after, addressOf('queue', queue));
-    return { ...common, exchange: delayExchange(names, level), routingKey, properties };
-  }
-
-  async #receiveAlone(): Promise<Delivery | undefined> {
-    if (this.#closing || !this.link.isUp) return undefined;
-    const { place, source, events } = this.#parts;
-    try {
-      let channel = this.#alone;
-      if (channel?.alive !== true) {
-        channel = new DeliveryChannel(await this.link.model.createChannel());
-        this.#alone = channel;
-        const opened = channel;
-        void channel.ended.then(() => {
-          if (opened.handed === 0 || this.#closing) return;
-          const text = `group "${source.group.name}" of topic "${source.group.topic.name}": the channel was lost`;
-          events.lost([place.alone], new LeaseLostError(text, { adapter: adapterName }));
-        });
-      }
-      const message = await channel.channel.get(place.alone);
-      if (message === false) return undefined;
-      channel.handed++;
-      const origin = { lane: place.alone, counts: true, alone: true };
-      return new RabbitDelivery(message, channel, origin, this.clock.monotonic());
-    } catch (error) {
-      const failure = requestFailure(error, `messages set apart of group "${source.group.name}"`);
-      if (failure.code === 'CONFIG') await this.repair();
-      throw failure;
-    }
   }
 
   async #repair(): Promise<void> {

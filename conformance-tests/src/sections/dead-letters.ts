@@ -110,52 +110,62 @@ contract('DLQ-01', 'every way to the dead letters says which it was', async (s) 
   expect(found.get('invalid')).toMatchObject({ reason: 'invalid', attempts: 0, data: undefined });
 });
 
-contract('DLQ-02', 'a dead letter that cannot be written leaves the message with the broker', async (s) => {
-  const topic = s.topicName();
-  const link = await s.network();
-  const bus = await s.connect({ to: link });
-  const cut = Promise.withResolvers<void>();
-  const record = s.recorder(async () => {
-    await cut.promise;
-    fail();
-  });
-  await bus.subscribe(topic, { group: 'g', retry: once }, record.handler);
-  const outside = await s.connect();
-  await outside.publish(topic, 1);
-  await record.waitFor(1);
-  await link.cut('reset');
-  cut.resolve();
-  await s.eventually('the handler to end', () => record.running === 0);
-  // Time for the first tries, which all fail.
-  await new Promise((resolve) => setTimeout(resolve, 500));
-  expect((await outside.deadLetters(topic, 'g').count()).value).toBe(0);
-  await link.mend();
-  await s.eventually('the dead letter', async () => (await outside.deadLetters(topic, 'g').count()).value >= 1, {
-    within: RECOVERY + s.takeOver,
-  });
-});
+contract(
+  'DLQ-02',
+  'a dead letter that cannot be written leaves the message with the broker',
+  async (s) => {
+    const topic = s.topicName();
+    const link = await s.network();
+    const bus = await s.connect({ to: link });
+    const cut = Promise.withResolvers<void>();
+    const record = s.recorder(async () => {
+      await cut.promise;
+      fail();
+    });
+    await bus.subscribe(topic, { group: 'g', retry: once }, record.handler);
+    const outside = await s.connect();
+    await outside.publish(topic, 1);
+    await record.waitFor(1);
+    await link.cut('reset');
+    cut.resolve();
+    await s.eventually('the handler to end', () => record.running === 0);
+    // Time for the first tries, which all fail.
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    expect((await outside.deadLetters(topic, 'g').count()).value).toBe(0);
+    await link.mend();
+    await s.eventually('the dead letter', async () => (await outside.deadLetters(topic, 'g').count()).value >= 1, {
+      within: RECOVERY + s.takeOver,
+    });
+  },
+  { deadly: true },
+);
 
-contract('DLQ-02', 'the message of a member that dies before the dead letter is written is not lost', async (s) => {
-  const topic = s.topicName();
-  const link = await s.network();
-  const bus = await s.connect({ to: link });
-  const cut = Promise.withResolvers<void>();
-  const record = s.recorder(async () => {
-    await cut.promise;
-    fail();
-  });
-  const options = { group: 'g', lease: s.lease, retry: once };
-  await bus.subscribe(topic, options, record.handler);
-  const outside = await s.connect();
-  await outside.publish(topic, 1);
-  await record.waitFor(1);
-  await link.cut('blackhole');
-  cut.resolve();
-  await s.eventually('the handler to end', () => record.running === 0);
-  const heir = s.recorder();
-  await outside.subscribe(topic, options, heir.handler);
-  await heir.waitFor(1, s.takeOver);
-});
+contract(
+  'DLQ-02',
+  'the message of a member that dies before the dead letter is written is not lost',
+  async (s) => {
+    const topic = s.topicName();
+    const link = await s.network();
+    const bus = await s.connect({ to: link });
+    const cut = Promise.withResolvers<void>();
+    const record = s.recorder(async () => {
+      await cut.promise;
+      fail();
+    });
+    const options = { group: 'g', lease: s.lease, retry: once };
+    await bus.subscribe(topic, options, record.handler);
+    const outside = await s.connect();
+    await outside.publish(topic, 1);
+    await record.waitFor(1);
+    await link.cut('blackhole');
+    cut.resolve();
+    await s.eventually('the handler to end', () => record.running === 0);
+    const heir = s.recorder();
+    await outside.subscribe(topic, options, heir.handler);
+    await heir.waitFor(1, s.takeOver);
+  },
+  { deadly: true },
+);
 
 contract('DLQ-02', 'without a place for dead letters no message is acked for lack of it', async (s) => {
   const topic = s.topicName();
@@ -361,7 +371,7 @@ contract(
     );
     await s.eventually('no dead letter to be left', async () => (await letters.count()).value === 0);
   },
-  { timeout: (lease) => 120_000 + 4 * lease },
+  { deadly: true, timeout: (lease) => 120_000 + 4 * lease },
 );
 
 contract('DLQ-05', 'groups and topics have dead letters of their own', async (s) => {

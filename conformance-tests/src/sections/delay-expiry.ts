@@ -94,25 +94,30 @@ contract('DELAY-01', 'a delay survives the end of every client', async (s) => {
   expect((record.of(1)[0]?.at ?? 0) - due).toBeLessThan(s.takeOver);
 });
 
-contract('DELAY-01', 'a delay survives the death of every client', async (s) => {
-  const topic = s.topicName();
-  const options = { group: 'g', lease: s.lease };
-  const member = await s.member('consumer', { topic, options });
-  await member.waitFor('subscribed');
-  const first = await s.connect();
-  await first.publish(topic, 1, { delay: 1_500 });
-  const due = performance.now() + 1_500;
-  await member.kill();
-  await first.close();
-  // Past its time, while nobody runs.
-  await wait(2_000);
-  const second = await s.connect();
-  const record = s.recorder<number>();
-  await second.subscribe(topic, options, record.handler);
-  await record.waitFor(1, s.takeOver + RECOVERY);
-  expect(record.seen[0]?.at).toBeGreaterThan(due);
-  await record.nothingMore();
-});
+contract(
+  'DELAY-01',
+  'a delay survives the death of every client',
+  async (s) => {
+    const topic = s.topicName();
+    const options = { group: 'g', lease: s.lease };
+    const member = await s.member('consumer', { topic, options });
+    await member.waitFor('subscribed');
+    const first = await s.connect();
+    await first.publish(topic, 1, { delay: 1_500 });
+    const due = performance.now() + 1_500;
+    await member.kill();
+    await first.close();
+    // Past its time, while nobody runs.
+    await wait(2_000);
+    const second = await s.connect();
+    const record = s.recorder<number>();
+    await second.subscribe(topic, options, record.handler);
+    await record.waitFor(1, s.takeOver + RECOVERY);
+    expect(record.seen[0]?.at).toBeGreaterThan(due);
+    await record.nothingMore();
+  },
+  { deadly: true },
+);
 
 contract('DELAY-01', 'a group without members gets what was delayed meanwhile', async (s) => {
   const topic = s.topicName();

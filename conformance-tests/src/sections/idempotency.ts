@@ -152,26 +152,31 @@ contract('IDEM-02', 'messages of a batch are marked one by one', async (s) => {
   expect(calls.sort()).toEqual(['a 1', 'b 1', 'bad 1', 'bad 2']);
 });
 
-contract('IDEM-02', 'a message whose member is cut off while handling it is run again', async (s) => {
-  const topic = s.topicName();
-  const store = memoryStore();
-  const options = { group: 'g', lease: s.lease, idempotency: store };
-  const link = await s.network();
-  const bus = await s.connect({ to: link });
-  const lost = s.recorder<number>(async ({ signal }) => {
-    await new Promise((resolve) => signal.addEventListener('abort', resolve, { once: true }));
-    throw signal.reason;
-  });
-  await bus.subscribe(topic, options, lost.handler);
-  const outside = await s.connect();
-  await outside.publish(topic, 1, { id: 'same' });
-  await lost.waitFor(1);
-  await link.cut('blackhole');
-  const heir = s.recorder<number>();
-  const subscription = await outside.subscribe(topic, options, heir.handler);
-  await heir.waitFor(1, s.takeOver + RECOVERY);
-  await s.eventually('an ack', () => subscription.stats().acked === 1);
-});
+contract(
+  'IDEM-02',
+  'a message whose member is cut off while handling it is run again',
+  async (s) => {
+    const topic = s.topicName();
+    const store = memoryStore();
+    const options = { group: 'g', lease: s.lease, idempotency: store };
+    const link = await s.network();
+    const bus = await s.connect({ to: link });
+    const lost = s.recorder<number>(async ({ signal }) => {
+      await new Promise((resolve) => signal.addEventListener('abort', resolve, { once: true }));
+      throw signal.reason;
+    });
+    await bus.subscribe(topic, options, lost.handler);
+    const outside = await s.connect();
+    await outside.publish(topic, 1, { id: 'same' });
+    await lost.waitFor(1);
+    await link.cut('blackhole');
+    const heir = s.recorder<number>();
+    const subscription = await outside.subscribe(topic, options, heir.handler);
+    await heir.waitFor(1, s.takeOver + RECOVERY);
+    await s.eventually('an ack', () => subscription.stats().acked === 1);
+  },
+  { deadly: true },
+);
 
 contract('IDEM-03', 'every group and every topic remembers for itself', async (s) => {
   const [topic, other] = [s.topicName(), s.topicName()];
@@ -244,22 +249,27 @@ contract(
   },
 );
 
-contract('IDEM-04', 'the claim of a dead member ends with it', async (s) => {
-  const topic = s.topicName();
-  const options = { group: 'g', lease: s.lease };
-  const member = await s.member('consumer', { topic, options, idempotent: true, work: 'hold' });
-  await member.waitFor('subscribed');
-  const bus = await s.connect();
-  await bus.publish(topic, 1, { id: 'same' });
-  await member.waitFor('received');
-  await member.kill();
-  const heir = s.recorder<number>();
-  const subscription = await bus.subscribe(topic, { ...options, idempotency: memoryStore() }, heir.handler);
-  await heir.waitFor(1, s.takeOver);
-  await bus.publish(topic, 2, { id: 'same' });
-  await s.eventually('a duplicate', () => subscription.stats().duplicates === 1);
-  expect(heir.data).toEqual([1]);
-});
+contract(
+  'IDEM-04',
+  'the claim of a dead member ends with it',
+  async (s) => {
+    const topic = s.topicName();
+    const options = { group: 'g', lease: s.lease };
+    const member = await s.member('consumer', { topic, options, idempotent: true, work: 'hold' });
+    await member.waitFor('subscribed');
+    const bus = await s.connect();
+    await bus.publish(topic, 1, { id: 'same' });
+    await member.waitFor('received');
+    await member.kill();
+    const heir = s.recorder<number>();
+    const subscription = await bus.subscribe(topic, { ...options, idempotency: memoryStore() }, heir.handler);
+    await heir.waitFor(1, s.takeOver);
+    await bus.publish(topic, 2, { id: 'same' });
+    await s.eventually('a duplicate', () => subscription.stats().duplicates === 1);
+    expect(heir.data).toEqual([1]);
+  },
+  { deadly: true },
+);
 
 /** A store that is away until it is told to come back. */
 function fragileStore(): IdempotencyStore & { away: boolean; asked: number } {
@@ -390,6 +400,7 @@ contract(
     expect(record.data).toEqual(['foreign', 'marker']);
     expect(subscription.stats().deadLettered).toBe(0);
   },
+  { deadly: true },
 );
 
 contract('IDEM-07', 'with a key of the user foreign messages are told apart by it', async (s) => {

@@ -203,61 +203,71 @@ contract('ORD-02', 'followers of a held key stay bounded, and a lane that waits 
   await s.eventually('the other keys to have flowed', () => others() === many.length);
 });
 
-contract('ORD-03', 'what a dead member held comes before the later messages of its key', async (s) => {
-  const name = s.topicName();
-  const topic = ordered(name);
-  const options = { group: 'g', lease: s.lease, concurrency: 16 };
-  const member = await s.member('consumer', { topic: name, ordered: true, options, work: 'hold' });
-  await member.waitFor('subscribed');
-  const bus = await s.connect();
-  const keys = many.slice(0, 5);
-  await bus.publishBatch(topic, steps(keys, 4));
-  await member.waitFor(() => member.told('received').length === keys.length);
-  await member.kill();
-  await bus.publishBatch(
-    topic,
-    keys.map((key) => ({ data: { key, n: 4 } })),
-  );
-  const guard = together();
-  const record = s.recorder<Step>(({ data }) => guard.during(data, () => wait(5)));
-  await bus.subscribe(topic, options, record.handler);
-  await record.waitFor((seen) => keys.every((key) => numbersOf(seen, key).includes(4)), s.takeOver + RECOVERY);
-  await record.nothingMore();
-  for (const key of keys) expect(numbersOf(record.seen, key)).toEqual([0, 1, 2, 3, 4]);
-  expect(guard.overlaps).toEqual([]);
-});
-
-contract('ORD-03', 'a member that stands by takes over a key where the dead one stopped', async (s) => {
-  const name = s.topicName();
-  const topic = ordered(name);
-  const options = { group: 'g', lease: s.lease, concurrency: 16 };
-  const bus = await s.connect();
-  const record = s.recorder<Step>(() => wait(2));
-  await bus.subscribe(topic, options, record.handler);
-  const member = await s.member('consumer', { topic: name, ordered: true, options, work: 30 });
-  await member.waitFor('subscribed');
-  let rounds = 0;
-  const round = async (): Promise<void> => {
+contract(
+  'ORD-03',
+  'what a dead member held comes before the later messages of its key',
+  async (s) => {
+    const name = s.topicName();
+    const topic = ordered(name);
+    const options = { group: 'g', lease: s.lease, concurrency: 16 };
+    const member = await s.member('consumer', { topic: name, ordered: true, options, work: 'hold' });
+    await member.waitFor('subscribed');
+    const bus = await s.connect();
+    const keys = many.slice(0, 5);
+    await bus.publishBatch(topic, steps(keys, 4));
+    await member.waitFor(() => member.told('received').length === keys.length);
+    await member.kill();
     await bus.publishBatch(
       topic,
-      many.map((key) => ({ data: { key, n: rounds } })),
+      keys.map((key) => ({ data: { key, n: 4 } })),
     );
-    rounds++;
-  };
-  await s.eventually('the member to have keys in hand', async () => {
-    await round();
-    return member.told('done').length > 3;
-  });
-  await member.kill();
-  for (let more = 0; more < 3; more++) await round();
-  const last = rounds - 1;
-  await record.waitFor((seen) => many.every((key) => numbersOf(seen, key).includes(last)), s.takeOver + RECOVERY);
-  // The dead one's calls and ours, in the order of the clock they share.
-  const theirs = member.told('received').map(({ data, at }) => ({ data: data as Step, at }));
-  const ours = record.seen.map(({ data, at }) => ({ data, at }));
-  const all = [...theirs, ...ours].sort((a, b) => a.at - b.at) as unknown as Seen<Step>[];
-  for (const key of many) expectNoOvertaking(all, key, last + 1);
-});
+    const guard = together();
+    const record = s.recorder<Step>(({ data }) => guard.during(data, () => wait(5)));
+    await bus.subscribe(topic, options, record.handler);
+    await record.waitFor((seen) => keys.every((key) => numbersOf(seen, key).includes(4)), s.takeOver + RECOVERY);
+    await record.nothingMore();
+    for (const key of keys) expect(numbersOf(record.seen, key)).toEqual([0, 1, 2, 3, 4]);
+    expect(guard.overlaps).toEqual([]);
+  },
+  { deadly: true },
+);
+
+contract(
+  'ORD-03',
+  'a member that stands by takes over a key where the dead one stopped',
+  async (s) => {
+    const name = s.topicName();
+    const topic = ordered(name);
+    const options = { group: 'g', lease: s.lease, concurrency: 16 };
+    const bus = await s.connect();
+    const record = s.recorder<Step>(() => wait(2));
+    await bus.subscribe(topic, options, record.handler);
+    const member = await s.member('consumer', { topic: name, ordered: true, options, work: 30 });
+    await member.waitFor('subscribed');
+    let rounds = 0;
+    const round = async (): Promise<void> => {
+      await bus.publishBatch(
+        topic,
+        many.map((key) => ({ data: { key, n: rounds } })),
+      );
+      rounds++;
+    };
+    await s.eventually('the member to have keys in hand', async () => {
+      await round();
+      return member.told('done').length > 3;
+    });
+    await member.kill();
+    for (let more = 0; more < 3; more++) await round();
+    const last = rounds - 1;
+    await record.waitFor((seen) => many.every((key) => numbersOf(seen, key).includes(last)), s.takeOver + RECOVERY);
+    // The dead one's calls and ours, in the order of the clock they share.
+    const theirs = member.told('received').map(({ data, at }) => ({ data: data as Step, at }));
+    const ours = record.seen.map(({ data, at }) => ({ data, at }));
+    const all = [...theirs, ...ours].sort((a, b) => a.at - b.at) as unknown as Seen<Step>[];
+    for (const key of many) expectNoOvertaking(all, key, last + 1);
+  },
+  { deadly: true },
+);
 
 contract(
   'ORD-03',

@@ -176,33 +176,38 @@ contract('RETRY-02', 'the attempt number survives a restart of the process', asy
   expect(attempts(record.seen)).toEqual([2, 3]);
 });
 
-contract('RETRY-02', 'a crash between two attempts costs none of them', async (s) => {
-  const topic = s.topicName();
-  const options = { group: 'g', lease: s.lease, retry: { attempts: 3, delay: 1_000 } };
-  const member = await s.member('consumer', { topic, options, work: 'throw' });
-  await member.waitFor('subscribed');
-  const bus = await s.connect();
-  await bus.publish(topic, 1);
-  await member.waitFor('received');
-  // Before, while or after the retry is scheduled: nobody knows.
-  await member.kill();
-  const record = s.recorder<number>(() => {
-    throw new Error('still not');
-  });
-  await bus.subscribe(topic, options, record.handler);
-  await s.eventually('a dead letter', async () => (await bus.deadLetters(topic, 'g').count()).value === 1, {
-    within: s.takeOver + RECOVERY,
-  });
-  // Never set aside before three real calls. Where the copy was written and the death came before its ack, there
-  // are two of the message from then on, each with its own three attempts.
-  const calls = member.told('received').length + record.count;
-  expect(calls).toBeGreaterThanOrEqual(3);
-  await record.nothingMore(2_500);
-  expect(Math.max(...attempts(record.seen))).toBe(3);
-  expect(record.count).toBeLessThanOrEqual(5);
-  const letters = await bus.deadLetters(topic, 'g').peek();
-  expect(new Set(letters.map((letter) => letter.attempts))).toEqual(new Set([3]));
-});
+contract(
+  'RETRY-02',
+  'a crash between two attempts costs none of them',
+  async (s) => {
+    const topic = s.topicName();
+    const options = { group: 'g', lease: s.lease, retry: { attempts: 3, delay: 1_000 } };
+    const member = await s.member('consumer', { topic, options, work: 'throw' });
+    await member.waitFor('subscribed');
+    const bus = await s.connect();
+    await bus.publish(topic, 1);
+    await member.waitFor('received');
+    // Before, while or after the retry is scheduled: nobody knows.
+    await member.kill();
+    const record = s.recorder<number>(() => {
+      throw new Error('still not');
+    });
+    await bus.subscribe(topic, options, record.handler);
+    await s.eventually('a dead letter', async () => (await bus.deadLetters(topic, 'g').count()).value === 1, {
+      within: s.takeOver + RECOVERY,
+    });
+    // Never set aside before three real calls. Where the copy was written and the death came before its ack, there
+    // are two of the message from then on, each with its own three attempts.
+    const calls = member.told('received').length + record.count;
+    expect(calls).toBeGreaterThanOrEqual(3);
+    await record.nothingMore(2_500);
+    expect(Math.max(...attempts(record.seen))).toBe(3);
+    expect(record.count).toBeLessThanOrEqual(5);
+    const letters = await bus.deadLetters(topic, 'g').peek();
+    expect(new Set(letters.map((letter) => letter.attempts))).toEqual(new Set([3]));
+  },
+  { deadly: true },
+);
 
 contract('RETRY-02', 'on an ordered topic a restart never costs an attempt', async (s) => {
   const topic = declare<number>(s.topicName(), { ordered: true, key: () => key });
@@ -475,7 +480,7 @@ contract(
     expect(dead.map(({ data, reason }) => [data, reason])).toEqual([['killer', 'crashed']]);
     expect(dead[0]?.attempts).toBeGreaterThanOrEqual(allowed);
   },
-  { timeout: (lease) => 120_000 + 8 * lease },
+  { deadly: true, timeout: (lease) => 120_000 + 8 * lease },
 );
 
 contract(
@@ -511,7 +516,7 @@ contract(
     expect(dead.filter((data) => !handed.has(data))).toEqual([]);
     for (const one of untouched) expect(record.of(one).map(({ attempt }) => attempt)).toEqual([1]);
   },
-  { timeout: (lease) => 120_000 + 12 * lease },
+  { deadly: true, timeout: (lease) => 120_000 + 12 * lease },
 );
 
 contract('RETRY-08', 'what a closing member gives back has used up no attempt', async (s) => {
@@ -612,50 +617,60 @@ contract('RETRY-08', 'on an ordered topic giving back uses up no attempt either'
   expect((await publisher.deadLetters(topic, 'g').count()).value).toBe(0);
 });
 
-contract('RETRY-09', 'a retry that cannot be scheduled leaves the message with the broker', async (s) => {
-  const topic = s.topicName();
-  const link = await s.network();
-  const bus = await s.connect({ to: link });
-  const cut = Promise.withResolvers<void>();
-  const record = s.recorder<number>(async ({ attempt }) => {
-    if (attempt > 1 || record.count > 1) return;
-    await cut.promise;
-    throw new Error('and the broker is away');
-  });
-  // The long lease shows that the message is not merely found again when its lease ends.
-  await bus.subscribe(topic, { group: 'g', retry: { attempts: 3, delay: 100 } }, record.handler);
-  const outside = await s.connect();
-  await outside.publish(topic, 1);
-  await record.waitFor(1);
-  await link.cut('reset');
-  cut.resolve();
-  await s.eventually('the handler to end', () => record.running === 0);
-  // Time for the first tries, which all fail.
-  await wait(500);
-  await link.mend();
-  await record.waitFor(2, RECOVERY + s.takeOver);
-});
+contract(
+  'RETRY-09',
+  'a retry that cannot be scheduled leaves the message with the broker',
+  async (s) => {
+    const topic = s.topicName();
+    const link = await s.network();
+    const bus = await s.connect({ to: link });
+    const cut = Promise.withResolvers<void>();
+    const record = s.recorder<number>(async ({ attempt }) => {
+      if (attempt > 1 || record.count > 1) return;
+      await cut.promise;
+      throw new Error('and the broker is away');
+    });
+    // The long lease shows that the message is not merely found again when its lease ends.
+    await bus.subscribe(topic, { group: 'g', retry: { attempts: 3, delay: 100 } }, record.handler);
+    const outside = await s.connect();
+    await outside.publish(topic, 1);
+    await record.waitFor(1);
+    await link.cut('reset');
+    cut.resolve();
+    await s.eventually('the handler to end', () => record.running === 0);
+    // Time for the first tries, which all fail.
+    await wait(500);
+    await link.mend();
+    await record.waitFor(2, RECOVERY + s.takeOver);
+  },
+  { deadly: true },
+);
 
-contract('RETRY-09', 'a retry whose confirmation is lost may come twice, but comes', async (s) => {
-  const topic = s.topicName();
-  const link = await s.network();
-  const bus = await s.connect({ to: link });
-  const cut = Promise.withResolvers<void>();
-  const record = s.recorder<number>(async ({ attempt }) => {
-    if (attempt > 1 || record.count > 1) return;
-    await cut.promise;
-    throw new Error('and the answers are lost');
-  });
-  await bus.subscribe(topic, { group: 'g', lease: s.lease, retry: { attempts: 3, delay: 100 } }, record.handler);
-  const outside = await s.connect();
-  await outside.publish(topic, 1);
-  await record.waitFor(1);
-  await link.loseReplies();
-  cut.resolve();
-  await s.eventually('the handler to end', () => record.running === 0);
-  await wait(300);
-  await link.cut('reset');
-  await link.mend();
-  await record.waitFor(2, RECOVERY + s.takeOver);
-  expect((await outside.deadLetters(topic, 'g').count()).value).toBe(0);
-});
+contract(
+  'RETRY-09',
+  'a retry whose confirmation is lost may come twice, but comes',
+  async (s) => {
+    const topic = s.topicName();
+    const link = await s.network();
+    const bus = await s.connect({ to: link });
+    const cut = Promise.withResolvers<void>();
+    const record = s.recorder<number>(async ({ attempt }) => {
+      if (attempt > 1 || record.count > 1) return;
+      await cut.promise;
+      throw new Error('and the answers are lost');
+    });
+    await bus.subscribe(topic, { group: 'g', lease: s.lease, retry: { attempts: 3, delay: 100 } }, record.handler);
+    const outside = await s.connect();
+    await outside.publish(topic, 1);
+    await record.waitFor(1);
+    await link.loseReplies();
+    cut.resolve();
+    await s.eventually('the handler to end', () => record.running === 0);
+    await wait(300);
+    await link.cut('reset');
+    await link.mend();
+    await record.waitFor(2, RECOVERY + s.takeOver);
+    expect((await outside.deadLetters(topic, 'g').count()).value).toBe(0);
+  },
+  { deadly: true },
+);

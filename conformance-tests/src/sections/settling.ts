@@ -78,25 +78,31 @@ contract(
     await heir.nothingMore();
     expect(sorted(heir.data)).toEqual([1, 3, 5, 7]);
   },
+  { deadly: true },
 );
 
-contract('ACK-02', 'a member that stands by takes over what a dead one held', async (s) => {
-  const topic = s.topicName();
-  const options = { group: 'g', lease: s.lease, concurrency: 4 };
-  const heir = s.recorder<number>();
-  const bus = await s.connect();
-  await bus.subscribe(topic, options, heir.handler);
-  const member = await s.member('consumer', { topic, options, work: 'hold' });
-  await member.waitFor('subscribed');
-  let published = 0;
-  await s.eventually('the member to hold some messages', async () => {
-    await bus.publish(topic, ++published);
-    return member.told('received').length >= 3;
-  });
-  await member.kill();
-  const all = Array.from({ length: published }, (_, at) => at + 1);
-  await heir.waitFor((seen) => all.every((one) => seen.some(({ data }) => data === one)), s.takeOver);
-});
+contract(
+  'ACK-02',
+  'a member that stands by takes over what a dead one held',
+  async (s) => {
+    const topic = s.topicName();
+    const options = { group: 'g', lease: s.lease, concurrency: 4 };
+    const heir = s.recorder<number>();
+    const bus = await s.connect();
+    await bus.subscribe(topic, options, heir.handler);
+    const member = await s.member('consumer', { topic, options, work: 'hold' });
+    await member.waitFor('subscribed');
+    let published = 0;
+    await s.eventually('the member to hold some messages', async () => {
+      await bus.publish(topic, ++published);
+      return member.told('received').length >= 3;
+    });
+    await member.kill();
+    const all = Array.from({ length: published }, (_, at) => at + 1);
+    await heir.waitFor((seen) => all.every((one) => seen.some(({ data }) => data === one)), s.takeOver);
+  },
+  { deadly: true },
+);
 
 contract('ACK-03', 'a handler that runs for several leases keeps its message', async (s) => {
   const topic = s.topicName();
@@ -139,45 +145,55 @@ contract('ACK-03', 'a batch that is handled for several leases keeps its message
   expect(sorted(calls.flat())).toEqual([1, 2, 3]);
 });
 
-contract('ACK-04', 'a member that stood still for longer than its lease is told so', async (s) => {
-  const topic = s.topicName();
-  const options = { group: 'g', lease: s.lease };
-  const member = await s.member('consumer', { topic, options, work: 'hold' });
-  await member.waitFor('subscribed');
-  const bus = await s.connect();
-  await bus.publish(topic, 1);
-  await member.waitFor('received');
-  await member.freeze();
-  const heir = s.recorder<number>();
-  await bus.subscribe(topic, options, heir.handler);
-  await heir.waitFor(1, s.takeOver);
-  expect(member.told('aborted')).toEqual([]);
-  await member.thaw();
-  await member.waitFor('aborted', s.takeOver);
-  expect(member.told('aborted').map(({ code }) => code)).toEqual(['LEASE_LOST']);
-});
+contract(
+  'ACK-04',
+  'a member that stood still for longer than its lease is told so',
+  async (s) => {
+    const topic = s.topicName();
+    const options = { group: 'g', lease: s.lease };
+    const member = await s.member('consumer', { topic, options, work: 'hold' });
+    await member.waitFor('subscribed');
+    const bus = await s.connect();
+    await bus.publish(topic, 1);
+    await member.waitFor('received');
+    await member.freeze();
+    const heir = s.recorder<number>();
+    await bus.subscribe(topic, options, heir.handler);
+    await heir.waitFor(1, s.takeOver);
+    expect(member.told('aborted')).toEqual([]);
+    await member.thaw();
+    await member.waitFor('aborted', s.takeOver);
+    expect(member.told('aborted').map(({ code }) => code)).toEqual(['LEASE_LOST']);
+  },
+  { deadly: true },
+);
 
-contract('ACK-04', 'a member that is cut off from the broker is told so', async (s) => {
-  const topic = s.topicName();
-  const link = await s.network();
-  const bus = await s.connect({ to: link });
-  const reasons: unknown[] = [];
-  const record = s.recorder<number>(async ({ signal }) => {
-    await new Promise((resolve) => signal.addEventListener('abort', resolve, { once: true }));
-    reasons.push(signal.reason);
-  });
-  await bus.subscribe(topic, { group: 'g', lease: s.lease }, record.handler);
-  const publisher = await s.connect();
-  await publisher.publish(topic, 1);
-  await record.waitFor(1);
-  await link.cut('blackhole');
-  await s.eventually('the signal to abort', () => reasons.length === 1, { within: s.takeOver });
-  expect((reasons[0] as WaybillError).code).toBe('LEASE_LOST');
-  // The message is not stuck with the one that lost it.
-  const heir = s.recorder<number>();
-  await publisher.subscribe(topic, { group: 'g', lease: s.lease }, heir.handler);
-  await heir.waitFor(1, s.takeOver);
-});
+contract(
+  'ACK-04',
+  'a member that is cut off from the broker is told so',
+  async (s) => {
+    const topic = s.topicName();
+    const link = await s.network();
+    const bus = await s.connect({ to: link });
+    const reasons: unknown[] = [];
+    const record = s.recorder<number>(async ({ signal }) => {
+      await new Promise((resolve) => signal.addEventListener('abort', resolve, { once: true }));
+      reasons.push(signal.reason);
+    });
+    await bus.subscribe(topic, { group: 'g', lease: s.lease }, record.handler);
+    const publisher = await s.connect();
+    await publisher.publish(topic, 1);
+    await record.waitFor(1);
+    await link.cut('blackhole');
+    await s.eventually('the signal to abort', () => reasons.length === 1, { within: s.takeOver });
+    expect((reasons[0] as WaybillError).code).toBe('LEASE_LOST');
+    // The message is not stuck with the one that lost it.
+    const heir = s.recorder<number>();
+    await publisher.subscribe(topic, { group: 'g', lease: s.lease }, heir.handler);
+    await heir.waitFor(1, s.takeOver);
+  },
+  { deadly: true },
+);
 
 contract('ACK-04', 'whoever loses a message to a member that joins is told so', async (s) => {
   const topic = s.topicName();
@@ -210,33 +226,38 @@ contract('ACK-04', 'whoever loses a message to a member that joins is told so', 
   expect(new Set(codes.values())).toEqual(new Set(codes.size === 0 ? [] : ['LEASE_LOST']));
 });
 
-contract('ACK-05', 'acks in any order, then a crash: exactly what was not acked comes again', async (s) => {
-  const topic = s.topicName();
-  const all = Array.from({ length: 200 }, (_, at) => at);
-  // A fixed pattern with gaps of many lengths; the last one is acked, so that all else lies behind an ack.
-  const acked = new Set(all.filter((one) => (one * 7919) % 13 < 6 || one === 199));
-  const workFor = Object.fromEntries([...acked].map((one) => [one, 'ack' as const]));
-  const options = { group: 'g', lease: s.lease, concurrency: all.length };
-  const member = await s.member('consumer', { topic, options, work: 'hold', workFor });
-  await member.waitFor('subscribed');
-  const bus = await s.connect();
-  await bus.publishBatch(
-    topic,
-    all.map((data) => ({ data, key })),
-  );
-  await member.waitFor(
-    () => member.told('acked').length === acked.size && member.told('received').length === all.length,
-  );
-  await member.kill();
-  const heir = s.recorder<number>();
-  await bus.subscribe(topic, { group: 'g', lease: s.lease }, heir.handler);
-  const left = all.filter((one) => !acked.has(one));
-  await heir.waitFor(left.length, s.takeOver);
-  await bus.publish(topic, 1_000, { key });
-  await heir.waitFor((seen) => seen.some(({ data }) => data === 1_000));
-  await heir.nothingMore();
-  expect(sorted(heir.data)).toEqual([...left, 1_000]);
-});
+contract(
+  'ACK-05',
+  'acks in any order, then a crash: exactly what was not acked comes again',
+  async (s) => {
+    const topic = s.topicName();
+    const all = Array.from({ length: 200 }, (_, at) => at);
+    // A fixed pattern with gaps of many lengths; the last one is acked, so that all else lies behind an ack.
+    const acked = new Set(all.filter((one) => (one * 7919) % 13 < 6 || one === 199));
+    const workFor = Object.fromEntries([...acked].map((one) => [one, 'ack' as const]));
+    const options = { group: 'g', lease: s.lease, concurrency: all.length };
+    const member = await s.member('consumer', { topic, options, work: 'hold', workFor });
+    await member.waitFor('subscribed');
+    const bus = await s.connect();
+    await bus.publishBatch(
+      topic,
+      all.map((data) => ({ data, key })),
+    );
+    await member.waitFor(
+      () => member.told('acked').length === acked.size && member.told('received').length === all.length,
+    );
+    await member.kill();
+    const heir = s.recorder<number>();
+    await bus.subscribe(topic, { group: 'g', lease: s.lease }, heir.handler);
+    const left = all.filter((one) => !acked.has(one));
+    await heir.waitFor(left.length, s.takeOver);
+    await bus.publish(topic, 1_000, { key });
+    await heir.waitFor((seen) => seen.some(({ data }) => data === 1_000));
+    await heir.nothingMore();
+    expect(sorted(heir.data)).toEqual([...left, 1_000]);
+  },
+  { deadly: true },
+);
 
 contract('ACK-05', 'a later ack does not settle an earlier message when the member leaves in good order', async (s) => {
   const topic = s.topicName();
@@ -375,43 +396,51 @@ contract('ACK-06', 'a stream retries and rejects as told, and ends when it is cl
   await settles('the loop to end', reading);
 });
 
-contract('ACK-07', 'an ack from before a reconnect touches no delivery from after it', async (s) => {
-  const topic = s.topicName();
-  const link = await s.network();
-  const bus = await s.connect({ to: link });
-  const release = Promise.withResolvers<void>();
-  const cutOff = new AbortController();
-  s.afterwards(() => cutOff.abort());
-  let reconnected = false;
-  const record = s.recorder<string>(async ({ data }) => {
-    if (data === 'marker') return;
-    // First calls of the old ones end on release; whatever comes after the reconnect is held until the end.
-    if (reconnected) await new Promise((resolve) => cutOff.signal.addEventListener('abort', resolve, { once: true }));
-    else await release.promise;
-  });
-  const subscription = await bus.subscribe(topic, { group: 'g', lease: s.lease, concurrency: 16 }, record.handler);
-  const outside = await s.connect();
-  for (const data of ['old 1', 'old 2', 'old 3']) await outside.publish(topic, data, { key });
-  await record.waitFor(3);
-  reconnected = true;
-  await link.cut('reset');
-  await s.eventually('the cut to be noticed', () => subscription.state === 'recovering', { within: s.takeOver });
-  await link.mend();
-  for (const data of ['new 1', 'new 2', 'new 3']) await outside.publish(topic, data, { key });
-  const isNew = (data: string): boolean => data.startsWith('new');
-  await record.waitFor((seen) => new Set(seen.map(({ data }) => data).filter(isNew)).size === 3, RECOVERY + s.takeOver);
-  const acked = subscription.stats().acked;
-  release.resolve();
-  // An ack that is sent after the late ones shows that those have been sent.
-  await outside.publish(topic, 'marker', { key });
-  await s.eventually('the marker to be acked', () => subscription.stats().acked > acked, { within: s.takeOver });
-  await wait(200);
-  await link.cut('blackhole');
+contract(
+  'ACK-07',
+  'an ack from before a reconnect touches no delivery from after it',
+  async (s) => {
+    const topic = s.topicName();
+    const link = await s.network();
+    const bus = await s.connect({ to: link });
+    const release = Promise.withResolvers<void>();
+    const cutOff = new AbortController();
+    s.afterwards(() => cutOff.abort());
+    let reconnected = false;
+    const record = s.recorder<string>(async ({ data }) => {
+      if (data === 'marker') return;
+      // First calls of the old ones end on release; whatever comes after the reconnect is held until the end.
+      if (reconnected) await new Promise((resolve) => cutOff.signal.addEventListener('abort', resolve, { once: true }));
+      else await release.promise;
+    });
+    const subscription = await bus.subscribe(topic, { group: 'g', lease: s.lease, concurrency: 16 }, record.handler);
+    const outside = await s.connect();
+    for (const data of ['old 1', 'old 2', 'old 3']) await outside.publish(topic, data, { key });
+    await record.waitFor(3);
+    reconnected = true;
+    await link.cut('reset');
+    await s.eventually('the cut to be noticed', () => subscription.state === 'recovering', { within: s.takeOver });
+    await link.mend();
+    for (const data of ['new 1', 'new 2', 'new 3']) await outside.publish(topic, data, { key });
+    const isNew = (data: string): boolean => data.startsWith('new');
+    await record.waitFor(
+      (seen) => new Set(seen.map(({ data }) => data).filter(isNew)).size === 3,
+      RECOVERY + s.takeOver,
+    );
+    const acked = subscription.stats().acked;
+    release.resolve();
+    // An ack that is sent after the late ones shows that those have been sent.
+    await outside.publish(topic, 'marker', { key });
+    await s.eventually('the marker to be acked', () => subscription.stats().acked > acked, { within: s.takeOver });
+    await wait(200);
+    await link.cut('blackhole');
 
-  const heir = s.recorder<string>();
-  await outside.subscribe(topic, { group: 'g', lease: s.lease }, heir.handler);
-  await heir.waitFor((seen) => new Set(seen.map(({ data }) => data).filter(isNew)).size === 3, s.takeOver);
-});
+    const heir = s.recorder<string>();
+    await outside.subscribe(topic, { group: 'g', lease: s.lease }, heir.handler);
+    await heir.waitFor((seen) => new Set(seen.map(({ data }) => data).filter(isNew)).size === 3, s.takeOver);
+  },
+  { deadly: true },
+);
 
 contract('ACK-08', 'every message of a batch has its own outcome', async (s) => {
   const topic = s.topicName();

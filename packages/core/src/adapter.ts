@@ -387,7 +387,10 @@ export interface Capabilities {
   readonly log: Support;
   /** Whether attempts on ordered topics outlive a crash (RETRY-02). */
   readonly orderedAttempts: Support;
-  /** Whether the broker counts deliveries, so that a message that kills its process ends as a dead letter (RETRY-07). */
+  /**
+   * Whether the broker counts deliveries, so that a message that kills its process ends as a dead letter (RETRY-07): on
+   * topics without order, because setting a message apart would let its followers overtake it.
+   */
   readonly countsDeliveries: Support;
   /** Whether a member that joins doubles nothing (SUB-06). */
   readonly cleanJoin: Support;

@@ -180,7 +180,10 @@ interface CommonSubscribeOptions {
   readonly concurrency?: number;
   /** Bound of the take-over from a member that went silent. Default: 30 s; at least 1 s, and in the adapter's range. */
   readonly lease?: Duration;
-  /** Of one attempt (ACK-09). Default: 15 min; `false` for none. */
+  /**
+   * Of one attempt (ACK-09). Default: 15 min; `false` for none. When it has passed the attempt has failed; a handler
+   * that goes on all the same, against its signal, holds neither a place among `concurrency` nor its key any more.
+   */
   readonly timeout?: Duration | false;
   readonly retry?: RetryPolicy;
   /** After the last attempt. Default: `dead-letter`; for broadcast `drop`, which is counted and warned about. */
