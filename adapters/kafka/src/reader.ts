@@ -51,6 +51,11 @@ export interface ReaderOptions {
   readonly events: ReaderEvents;
 }
 
+interface Place extends Committed {
+  /** The broker does not know it yet. */
+  readonly isNew: boolean;
+}
+
 /** Milliseconds that a broker holds a fetch without news: what is read next can change only after it. */
 const FETCH_WAIT = 200;
 /** Bytes of one partition in one answer. */
@@ -68,8 +73,8 @@ export class Reader {
   readonly #member: Member | undefined;
   readonly #committer: Committer | undefined;
   readonly #logs = new Map<string, PartitionLog>();
-  /** Units whose places are being looked up. */
-  readonly #opening = new Set<string>();
+  /** Units whose places are being looked up, each with whoever does it: it may be lost and gained again meanwhile. */
+  readonly #opening = new Map<string, object>();
   readonly #loops = new Map<number, Promise<void>>();
   readonly #closing = new AbortController();
   readonly #paused = new Set<string>();
@@ -195,20 +200,31 @@ export class Reader {
     });
   }
 
-  /** Reads these partitions from other offsets on, and forgets what was done beyond; in hand is lost. */
-  async moveTo(offsets: ReadonlyMap<string, number>, failure: KafkaFailure): Promise<void> {
+  /**
+   * Reads these partitions from other offsets on, and forgets what was done beyond. What is in hand of their units is
+   * lost; the rest of a unit begins again where it was. True when the broker has the new places.
+   */
+  async moveTo(offsets: ReadonlyMap<string, number>, failure: KafkaFailure): Promise<boolean> {
+    const units = new Set<string>();
+    for (const [name, log] of this.#logs) if (offsets.has(name)) units.add(log.unit);
     const moved: PartitionLog[] = [];
-    for (const [name, offset] of offsets) {
-      const log = this.#logs.get(name);
-      if (log === undefined) continue;
+    for (const [name, log] of this.#logs) {
+      if (!units.has(log.unit)) continue;
+      const offset = offsets.get(name);
+      const { tracker } = log;
+      const fresh =
+        offset === undefined
+          ? new PartitionLog(log, log.unit, tracker.position, tracker.metadata())
+          : new PartitionLog(log, log.unit, offset, '');
       log.alive = false;
-      const fresh = new PartitionLog(log, log.unit, offset, '');
+      fresh.changes = 1;
       this.#logs.set(name, fresh);
       moved.push(fresh);
     }
     this.#arrange();
-    this.#options.events.lost([...new Set(moved.map(({ unit }) => unit))], failure);
-    await Promise.all(moved.map((log) => this.commit(log)));
+    if (units.size > 0) this.#options.events.lost([...units], failure);
+    const results = await Promise.all(moved.map((log) => this.commit(log)));
+    return results.every((result) => result === 'applied');
   }
 
   async close(): Promise<void> {
@@ -231,10 +247,12 @@ export class Reader {
   // Units that come and go.
 
   async #open(units: readonly string[]): Promise<void> {
-    for (const unit of units) this.#opening.add(unit);
-    const { driver, topics, unitOf } = this.#options;
+    const me = {};
+    for (const unit of units) this.#opening.set(unit, me);
+    const isMine = (unit: string): boolean => this.#opening.get(unit) === me;
+    const { driver, group, topics, unitOf } = this.#options;
     await this.#persist(async () => {
-      const wanted = units.filter((unit) => this.#opening.has(unit));
+      const wanted = units.filter(isMine);
       if (wanted.length === 0) return;
       const found = await driver.describeTopics(topics);
       const all: TopicPartition[] = [];
@@ -248,29 +266,32 @@ export class Reader {
         for (const { partition } of partitions) all.push({ topic, partition });
       }
       const places = await this.#places(all);
-      const chosen = new Set(wanted);
+      const opened = new Set<string>();
       for (const [index, partition] of all.entries()) {
         const unit = unitOf(partition);
-        // Lost again while this was being looked up.
-        if (!chosen.has(unit) || !this.#opening.has(unit)) continue;
-        const { offset, metadata } = places[index] ?? { offset: 0, metadata: '' };
-        this.#logs.set(
-          `${partition.topic}:${partition.partition}`,
-          new PartitionLog(partition, unit, offset, metadata),
-        );
+        if (!isMine(unit)) continue;
+        const { offset, metadata, isNew } = places[index] ?? { offset: 0, metadata: '', isNew: true };
+        const log = new PartitionLog(partition, unit, offset, metadata);
+        this.#logs.set(`${partition.topic}:${partition.partition}`, log);
+        opened.add(unit);
+        // Or the broker's retention might move the first place before anything is settled.
+        if (isNew && group !== undefined) {
+          log.changes++;
+          void this.commit(log);
+        }
       }
-      for (const unit of wanted) this.#opening.delete(unit);
+      for (const unit of opened) this.#opening.delete(unit);
       this.#arrange();
-      this.#options.events.gained(wanted);
+      this.#options.events.gained([...opened]);
       await this.#ensureLoops();
     });
   }
 
   /** Where to start with each of these. */
-  async #places(partitions: readonly TopicPartition[]): Promise<Committed[]> {
+  async #places(partitions: readonly TopicPartition[]): Promise<Place[]> {
     const { driver, group, startAt, remembered, unitOf, events } = this.#options;
     const committed = group === undefined ? [] : await driver.committed(group, partitions);
-    const places: Committed[] = [];
+    const places: Place[] = [];
     const unknown: number[] = [];
     const having = new Set<string>();
     for (const [index, partition] of partitions.entries()) {
@@ -279,7 +300,7 @@ export class Reader {
       const start = startAt?.get(`${partition.topic}:${partition.partition}`);
       if (place !== undefined) having.add(partition.topic);
       if (place === undefined && start === undefined) unknown.push(index);
-      places.push(place ?? { offset: start ?? 0, metadata: '' });
+      places.push(place === undefined ? { offset: start ?? 0, metadata: '', isNew: true } : { ...place, isNew: false });
     }
     if (unknown.length === 0) return places;
     const asks = unknown.map((index) => ({ ...(partitions[index] as TopicPartition), at: 'earliest' as const }));
@@ -287,7 +308,7 @@ export class Reader {
     for (const [at, index] of unknown.entries()) {
       const offset = first[at];
       if (offset instanceof KafkaFailure) throw offset;
-      places[index] = { offset: offset ?? 0, metadata: '' };
+      places[index] = { offset: offset ?? 0, metadata: '', isNew: true };
       const ask = partitions[index] as TopicPartition;
       if (group !== undefined && !having.has(ask.topic) && remembered?.(ask.topic) === true) {
         events.positionLost(

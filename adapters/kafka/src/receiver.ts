@@ -299,8 +299,16 @@ export class KafkaReceiver implements Receiver {
   /** Goes on from other offsets; what is in hand of these partitions is delivered again or skipped. */
   async moveTo(offsets: ReadonlyMap<string, number>): Promise<void> {
     const why = new Failure('MOVED', 'the group was moved to another position by seek', { sent: false });
-    await this.#reader.moveTo(offsets, why);
+    const moved = await this.#reader.moveTo(offsets, why);
     this.#ready();
+    if (moved) return;
+    const { topic, group, target } = this.#setup;
+    const text = 'the broker has not confirmed the new places, or they went to another member; seek again';
+    throw toWaybillError(
+      new Failure('REBALANCE_IN_PROGRESS', text, { sent: true }),
+      `group "${group}" of "${topic}"`,
+      target,
+    );
   }
 
   async close(): Promise<void> {

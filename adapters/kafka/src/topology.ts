@@ -15,7 +15,7 @@ import {
   type TopicRef,
 } from '@waybill/core/adapter';
 import { type Driver, KafkaFailure, type NewTopic, type PartitionInfo, type TopicPartition } from './driver.ts';
-import { isPassing, toWaybillError } from './errors.ts';
+import { asFailure, isNetwork, isPassing, toWaybillError } from './errors.ts';
 import { DEFAULT_MAX_MESSAGE_BYTES, type Settings } from './settings.ts';
 
 /** Milliseconds that the delay levels hold a message; 0 is the one whose messages are due within the second. */
@@ -260,11 +260,9 @@ export class Topology {
   }
 
   async #hasPlace(group: string, partitions: readonly TopicPartition[]): Promise<boolean> {
-    const places = await this.#ask(`group "${group}"`, () => this.#options.driver.committed(group, partitions));
-    for (const place of places) {
-      if (place instanceof KafkaFailure) throw toWaybillError(place, `group "${group}"`, this.#options.settings.target);
-    }
-    return places.some((place) => place !== undefined);
+    const { driver } = this.#options;
+    const ask = () => this.#whenReady(() => driver.committed(group, partitions));
+    return (await this.#ask(`group "${group}"`, ask)).some((place) => place !== undefined);
   }
 
   /**
@@ -291,14 +289,15 @@ export class Topology {
       return;
     }
     const entries = partitions.map((one) => ({ ...one, offset: offsets.get(one.partition) ?? 0, metadata: '' }));
-    for (const failure of await this.#ask(`group "${group}"`, () => driver.commit(group, undefined, entries))) {
-      if (failure === undefined) continue;
+    try {
+      await this.#whenReady(() => driver.commit(group, undefined, entries));
+    } catch (error) {
+      const failure = asFailure(error);
       if (failure.code !== 'UNKNOWN_MEMBER_ID') {
         throw toWaybillError(failure, `group "${group}" cannot be made`, settings.target);
       }
       // Members are there already, so the group is not new.
       logger.debug(`kafka: group "${group}" has members and keeps its place`);
-      return;
     }
   }
 
@@ -339,25 +338,15 @@ export class Topology {
     partitions: readonly TopicPartition[],
     at: 'earliest' | 'latest' | number,
   ): Promise<Map<number, number>> {
-    const { driver, settings, clock } = this.#options;
-    const giveUp = clock.monotonic() + settings.requestTimeout;
-    for (let failures = 1; ; failures++) {
-      const found = await this.#ask('reading offsets', () => driver.offsets(partitions.map((one) => ({ ...one, at }))));
-      const failure = found.find((one) => one instanceof KafkaFailure);
-      if (failure === undefined) {
-        const offsets = new Map<number, number>();
-        for (const [index, { partition }] of partitions.entries()) {
-          const offset = found[index];
-          if (typeof offset === 'number') offsets.set(partition, offset);
-        }
-        return offsets;
-      }
-      // A broker that has just started is told one by one what it leads.
-      if (!isPassing(failure) || clock.monotonic() > giveUp) {
-        throw toWaybillError(failure, 'reading offsets', settings.target);
-      }
-      await sleep(clock, backOff(failures, { initial: 20, max: 500 }));
+    const { driver } = this.#options;
+    const asks = partitions.map((one) => ({ ...one, at }));
+    const found = await this.#ask('reading offsets', () => this.#whenReady(() => driver.offsets(asks)));
+    const offsets = new Map<number, number>();
+    for (const [index, { partition }] of partitions.entries()) {
+      const offset = found[index];
+      if (offset !== undefined) offsets.set(partition, offset);
     }
+    return offsets;
   }
 
   async #since(partitions: readonly TopicPartition[], time: number): Promise<Map<number, number>> {
@@ -383,6 +372,29 @@ export class Topology {
     }
   }
 
+  /**
+   * Asks until the broker knows: one that has just started is told one by one what it leads and coordinates.
+   *
+   * @throws KafkaFailure for a refusal that does not pass
+   */
+  async #whenReady<T>(request: () => Promise<readonly (T | KafkaFailure)[]>): Promise<readonly T[]> {
+    const { settings, clock } = this.#options;
+    const giveUp = clock.monotonic() + settings.requestTimeout;
+    for (let failures = 1; ; failures++) {
+      const answers = await request().catch((error: unknown): KafkaFailure[] => [asFailure(error)]);
+      const refusals: KafkaFailure[] = [];
+      const good: T[] = [];
+      for (const answer of answers) {
+        if (answer instanceof KafkaFailure) refusals.push(answer);
+        else good.push(answer);
+      }
+      const [first] = refusals;
+      if (first === undefined) return good;
+      if (!isLate(first) || clock.monotonic() > giveUp) throw first;
+      await sleep(clock, backOff(failures, { initial: 20, max: 500 }));
+    }
+  }
+
   async #ask<T>(what: string, request: () => Promise<T>): Promise<T> {
     try {
       return await request();
@@ -391,6 +403,9 @@ export class Topology {
     }
   }
 }
+
+const isLate = (failure: KafkaFailure): boolean =>
+  isPassing(failure) && !isNetwork(failure) && failure.code !== 'UNKNOWN_MEMBER_ID';
 
 const notLed = (topic: string): KafkaFailure =>
   new KafkaFailure('LEADER_NOT_AVAILABLE', `topic "${topic}" has no leader yet`, { sent: true });

@@ -17,7 +17,7 @@ import type { Channel } from 'amqplib';
 import { AloneQueue } from './alone-queue.ts';
 import type { ConfirmSender } from './confirm-sender.ts';
 import type { Ending } from './delivery-channel.ts';
-import { adapterName, brokerText, requestFailure, textOf } from './errors.ts';
+import { adapterName, brokerText, reply, replyCode, requestFailure, textOf } from './errors.ts';
 import { LaneSharing } from './lane-sharing.ts';
 import type { Link } from './link.ts';
 import type { BrokerNames, GroupPlace } from './names.ts';
@@ -308,7 +308,9 @@ export class RabbitReceiver implements Receiver, ReaderHost {
       await this.#parts.repair();
     } catch (error) {
       const failure = requestFailure(error, 'the group cannot be made again');
-      if (failure.code === 'CONFIG') this.fail(failure);
+      // Somebody who deletes while we make it again has to come to an end first.
+      const raced = replyCode(failure.cause) === reply.notFound;
+      if (failure.code === 'CONFIG' && !raced) this.fail(failure);
     }
   }
 

@@ -3,6 +3,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as wait } from 'node:timers/promises';
 import { parseBrokerUrl } from '@waybill/core/adapter';
 import amqplib, { type ChannelModel, type ConfirmChannel, type ConsumeMessage } from 'amqplib';
 import type { RunningBroker } from '../brokers/start.ts';
@@ -27,6 +28,13 @@ import { unusedPort } from './unused-port.ts';
 const HEARTBEAT = 1;
 const LEASE = 3_000;
 
+/**
+ * A quorum queue that was declared less than a second before its broker is killed never works again, on 3.10 as on 4.0
+ * (measured): its publishes are not confirmed and its consumers are not answered, whatever is restarted. No client can
+ * mend that, and no test is about it.
+ */
+const NEW_QUEUES_SETTLE = 2_000;
+
 /** RabbitMQ, from `WAYBILL_RABBITMQ_URL` (and `…_MANAGEMENT_URL`, `…_CONTAINER`), or from a container of its own. */
 export function rabbitmqUnderTest(): AdapterUnderTest {
   return {
@@ -50,7 +58,10 @@ export function rabbitmqUnderTest(): AdapterUnderTest {
             close: () => proxy.close(),
           };
         },
-        stop: () => running.kill(),
+        stop: async () => {
+          await wait(NEW_QUEUES_SETTLE);
+          await running.kill();
+        },
         start: () => running.restart(),
         restart: () => running.restart(),
         foreign: new Foreign(server),

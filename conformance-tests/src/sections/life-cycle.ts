@@ -143,14 +143,19 @@ async function survives(s: Scenario, bus: Bus, outage: () => Promise<void>): Pro
   await s.eventually('the bus is up', async () => (await bus.health()).status, { until: (status) => status === 'up' });
 }
 
-contract('LIFE-03', 'goes on after a reset of the network', async (s) => {
-  const link = await s.network();
-  await survives(s, await s.connect({ to: link }), async () => {
-    await link.cut('reset');
-    await new Promise((resolve) => setTimeout(resolve, 1_000));
-    await link.mend();
-  });
-});
+contract(
+  'LIFE-03',
+  'goes on after a reset of the network',
+  async (s) => {
+    const link = await s.network();
+    await survives(s, await s.connect({ to: link }), async () => {
+      await link.cut('reset');
+      await new Promise((resolve) => setTimeout(resolve, 1_000));
+      await link.mend();
+    });
+  },
+  { deadly: true },
+);
 
 contract(
   'LIFE-03',
@@ -163,39 +168,49 @@ contract(
       await link.mend();
     });
   },
-  { timeout: (lease) => 90_000 + 6 * lease },
+  { deadly: true, timeout: (lease) => 90_000 + 6 * lease },
 );
 
-contract('LIFE-03', 'goes on after many short interruptions', async (s) => {
-  const link = await s.network();
-  await survives(s, await s.connect({ to: link }), async () => {
-    for (const wait of [10, 50, 100, 300, 20]) {
-      await link.cut('reset');
-      await link.mend();
-      await new Promise((resolve) => setTimeout(resolve, wait));
-    }
-  });
-});
+contract(
+  'LIFE-03',
+  'goes on after many short interruptions',
+  async (s) => {
+    const link = await s.network();
+    await survives(s, await s.connect({ to: link }), async () => {
+      for (const wait of [10, 50, 100, 300, 20]) {
+        await link.cut('reset');
+        await link.mend();
+        await new Promise((resolve) => setTimeout(resolve, wait));
+      }
+    });
+  },
+  { deadly: true },
+);
 
-contract('LIFE-03', 'finds the messages again whose delivery was lost with the connection', async (s) => {
-  const link = await s.network();
-  const [bus, consumer] = [await s.connect(), await s.connect({ to: link })];
-  const topic = s.topicName();
-  const recorder = s.recorder<number>();
-  await consumer.subscribe(topic, { group: 'g', lease: s.lease }, recorder.handler);
-  await bus.publish(topic, 0);
-  await recorder.waitFor(1);
-  await link.loseReplies();
-  // The broker hands these out, and nobody gets them.
-  await publishAll(bus, topic, range(1, 10));
-  await new Promise((resolve) => setTimeout(resolve, 300));
-  expect(recorder.count).toBe(1);
-  await link.cut('reset');
-  await link.mend();
-  await recorder.waitFor((seen) => new Set(seen.map(({ data }) => data)).size === 11, RECOVERY + s.takeOver);
-  // Nobody has tried them before.
-  expect(recorder.seen.filter(({ attempt }) => attempt !== 1)).toEqual([]);
-});
+contract(
+  'LIFE-03',
+  'finds the messages again whose delivery was lost with the connection',
+  async (s) => {
+    const link = await s.network();
+    const [bus, consumer] = [await s.connect(), await s.connect({ to: link })];
+    const topic = s.topicName();
+    const recorder = s.recorder<number>();
+    await consumer.subscribe(topic, { group: 'g', lease: s.lease }, recorder.handler);
+    await bus.publish(topic, 0);
+    await recorder.waitFor(1);
+    await link.loseReplies();
+    // The broker hands these out, and nobody gets them.
+    await publishAll(bus, topic, range(1, 10));
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    expect(recorder.count).toBe(1);
+    await link.cut('reset');
+    await link.mend();
+    await recorder.waitFor((seen) => new Set(seen.map(({ data }) => data)).size === 11, RECOVERY + s.takeOver);
+    // Nobody has tried them before.
+    expect(recorder.seen.filter(({ attempt }) => attempt !== 1)).toEqual([]);
+  },
+  { deadly: true },
+);
 
 contract(
   'LIFE-03',
@@ -296,24 +311,29 @@ contract('LIFE-06', 'is up, tells each subscription, and leaves no trace', async
   expect((await bus.health()).subscriptions).toEqual([]);
 });
 
-contract('LIFE-06', 'is not up without the broker, says why, and is up again after it', async (s) => {
-  const link = await s.network();
-  const bus = await s.connect({ to: link });
-  const topic = s.topicName();
-  const subscription = await bus.subscribe(topic, { group: 'g', lease: s.lease }, () => {});
-  await link.cut('reset');
-  const health = await s.eventually('the bus is not up', () => bus.health(), {
-    until: ({ status, subscriptions }) => status !== 'up' && subscriptions[0]?.state === 'recovering',
-  });
-  expect(health.reason).toMatch(/./);
-  expect(health.subscriptions[0]?.error).toMatch(/./);
-  expect(subscription.state).toBe('recovering');
-  await link.mend();
-  await s.eventually('the bus is up', () => bus.health(), {
-    within: RECOVERY,
-    until: ({ status, subscriptions }) => status === 'up' && subscriptions[0]?.state === 'running',
-  });
-});
+contract(
+  'LIFE-06',
+  'is not up without the broker, says why, and is up again after it',
+  async (s) => {
+    const link = await s.network();
+    const bus = await s.connect({ to: link });
+    const topic = s.topicName();
+    const subscription = await bus.subscribe(topic, { group: 'g', lease: s.lease }, () => {});
+    await link.cut('reset');
+    const health = await s.eventually('the bus is not up', () => bus.health(), {
+      until: ({ status, subscriptions }) => status !== 'up' && subscriptions[0]?.state === 'recovering',
+    });
+    expect(health.reason).toMatch(/./);
+    expect(health.subscriptions[0]?.error).toMatch(/./);
+    expect(subscription.state).toBe('recovering');
+    await link.mend();
+    await s.eventually('the bus is up', () => bus.health(), {
+      within: RECOVERY,
+      until: ({ status, subscriptions }) => status === 'up' && subscriptions[0]?.state === 'running',
+    });
+  },
+  { deadly: true },
+);
 
 contract('LIFE-06', 'degrades when a subscription ends by itself, whose closed then rejects', async (s) => {
   const name = s.topicName();

@@ -22,6 +22,7 @@ contract(
       expect(recorder.data).toEqual([1]);
     }
   },
+  { deadly: true },
 );
 
 contract(
@@ -45,23 +46,28 @@ contract(
   { disruptive: true },
 );
 
-contract('PUB-01', 'does not resolve while the broker has not answered', async (s) => {
-  const link = await s.network();
-  const bus = await s.connect({ to: link });
-  const topic = s.topicName();
-  await bus.publish(topic, 'first');
-  await link.loseReplies();
-  let resolved = false;
-  const publish = bus.publish(topic, 'second').then(() => {
-    resolved = true;
-  });
-  // A confirmation that was not waited for would come within milliseconds.
-  await new Promise((resolve) => setTimeout(resolve, 300));
-  expect(resolved).toBe(false);
-  await link.cut('reset');
-  await link.mend();
-  await settles('the publish resolves after the reconnect', publish, RECOVERY);
-});
+contract(
+  'PUB-01',
+  'does not resolve while the broker has not answered',
+  async (s) => {
+    const link = await s.network();
+    const bus = await s.connect({ to: link });
+    const topic = s.topicName();
+    await bus.publish(topic, 'first');
+    await link.loseReplies();
+    let resolved = false;
+    const publish = bus.publish(topic, 'second').then(() => {
+      resolved = true;
+    });
+    // A confirmation that was not waited for would come within milliseconds.
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    expect(resolved).toBe(false);
+    await link.cut('reset');
+    await link.mend();
+    await settles('the publish resolves after the reconnect', publish, RECOVERY);
+  },
+  { deadly: true },
+);
 
 contract('PUB-01', 'gives a receipt with the id, given or made', async (s) => {
   const topic = s.topicName();
@@ -265,117 +271,142 @@ async function untilAway(s: Scenario, bus: Bus, topic: string): Promise<void> {
 
 const PERHAPS = -1;
 
-contract('PUB-06', 'waits for the reconnect, and then publishes', async (s) => {
-  const link = await s.network();
-  const [bus, away] = [await s.connect(), await s.connect({ to: link })];
-  const topic = s.topicName();
-  const recorder = s.recorder<number>();
-  await bus.subscribe(topic, { group: 'g' }, recorder.handler);
-  await away.publish(topic, 0);
-  await link.cut('reset');
-  let settled = 0;
-  const publishes = range(1, 20).map((data) =>
-    away.publish(topic, data).finally(() => {
-      settled++;
-    }),
-  );
-  await s.eventually('the bus knows that the broker is away', async () => (await away.health()).status !== 'up');
-  expect(settled).toBe(0);
-  await link.mend();
-  await settles('the publishes resolve', Promise.all(publishes), RECOVERY);
-  await recorder.waitFor((seen) => new Set(seen.map(({ data }) => data)).size === 21);
-});
+contract(
+  'PUB-06',
+  'waits for the reconnect, and then publishes',
+  async (s) => {
+    const link = await s.network();
+    const [bus, away] = [await s.connect(), await s.connect({ to: link })];
+    const topic = s.topicName();
+    const recorder = s.recorder<number>();
+    await bus.subscribe(topic, { group: 'g' }, recorder.handler);
+    await away.publish(topic, 0);
+    await link.cut('reset');
+    let settled = 0;
+    const publishes = range(1, 20).map((data) =>
+      away.publish(topic, data).finally(() => {
+        settled++;
+      }),
+    );
+    await s.eventually('the bus knows that the broker is away', async () => (await away.health()).status !== 'up');
+    expect(settled).toBe(0);
+    await link.mend();
+    await settles('the publishes resolve', Promise.all(publishes), RECOVERY);
+    await recorder.waitFor((seen) => new Set(seen.map(({ data }) => data)).size === 21);
+  },
+  { deadly: true },
+);
 
-contract('PUB-06', 'gives up after publishTimeout, knowing that nothing was sent', async (s) => {
-  const link = await s.network();
-  const [bus, away] = [await s.connect(), await s.connect({ to: link, publishTimeout: 1_500 })];
-  const topic = s.topicName();
-  const recorder = s.recorder();
-  await bus.subscribe(topic, { group: 'g' }, recorder.handler);
-  await away.publish(topic, 'before');
-  await link.cut('reset');
-  await untilAway(s, away, topic);
-  const start = performance.now();
-  await failureWith('PUBLISH_TIMEOUT', () => away.publish(topic, 'never'), { outcome: 'not-sent' });
-  const took = performance.now() - start;
-  expect(took).toBeGreaterThanOrEqual(1_400);
-  expect(took).toBeLessThan(1_500 + AT_ONCE);
-  await link.mend();
-  await s.eventually('publishing works again', () => away.publish(topic, 'marker'), { within: RECOVERY });
-  await recorder.waitFor((seen) => seen.some(({ data }) => data === 'marker'));
-  expect(recorder.data).not.toContain('never');
-});
+contract(
+  'PUB-06',
+  'gives up after publishTimeout, knowing that nothing was sent',
+  async (s) => {
+    const link = await s.network();
+    const [bus, away] = [await s.connect(), await s.connect({ to: link, publishTimeout: 1_500 })];
+    const topic = s.topicName();
+    const recorder = s.recorder();
+    await bus.subscribe(topic, { group: 'g' }, recorder.handler);
+    await away.publish(topic, 'before');
+    await link.cut('reset');
+    await untilAway(s, away, topic);
+    const start = performance.now();
+    await failureWith('PUBLISH_TIMEOUT', () => away.publish(topic, 'never'), { outcome: 'not-sent' });
+    const took = performance.now() - start;
+    expect(took).toBeGreaterThanOrEqual(1_400);
+    expect(took).toBeLessThan(1_500 + AT_ONCE);
+    await link.mend();
+    await s.eventually('publishing works again', () => away.publish(topic, 'marker'), { within: RECOVERY });
+    await recorder.waitFor((seen) => seen.some(({ data }) => data === 'marker'));
+    expect(recorder.data).not.toContain('never');
+  },
+  { deadly: true },
+);
 
-contract('PUB-06', 'gives up after publishTimeout, saying that the outcome is unknown', async (s) => {
-  const link = await s.network();
-  const bus = await s.connect({ to: link, publishTimeout: 1_500 });
-  const topic = s.topicName();
-  await bus.publish(topic, 'before');
-  await link.loseReplies();
-  await failureWith('PUBLISH_TIMEOUT', () => bus.publish(topic, 'perhaps'), { outcome: 'unknown' });
-});
+contract(
+  'PUB-06',
+  'gives up after publishTimeout, saying that the outcome is unknown',
+  async (s) => {
+    const link = await s.network();
+    const bus = await s.connect({ to: link, publishTimeout: 1_500 });
+    const topic = s.topicName();
+    await bus.publish(topic, 'before');
+    await link.loseReplies();
+    await failureWith('PUBLISH_TIMEOUT', () => bus.publish(topic, 'perhaps'), { outcome: 'unknown' });
+  },
+  { deadly: true },
+);
 
-contract('PUB-06', 'bounds what waits by maxPendingPublishes, and settles all of it', async (s) => {
-  const link = await s.network();
-  const [bus, away] = [
-    await s.connect(),
-    await s.connect({ to: link, publishTimeout: 2_000, maxPendingPublishes: 10 }),
-  ];
-  const topic = s.topicName();
-  const recorder = s.recorder<number>();
-  await bus.subscribe(topic, { group: 'g' }, recorder.handler);
-  await away.publish(topic, 0);
-  await link.cut('reset');
-  await untilAway(s, away, topic);
-  const start = performance.now();
-  const given = await settles(
-    'every publish gives up in its time',
-    Promise.all(range(1, 50).map((data) => failure(() => away.publish(topic, data)))),
-    2_000 + AT_ONCE,
-  );
-  expect(performance.now() - start).toBeGreaterThanOrEqual(1_900);
-  for (const error of given) {
-    expect(WaybillError.is(error, 'PUBLISH_TIMEOUT'), String(error)).toBe(true);
-    expect((error as { outcome?: unknown }).outcome).toBe('not-sent');
-  }
-  const waiting = range(51, 100).map((data) => away.publish(topic, data));
-  await link.mend();
-  // Room for ten at a time is enough for all of them, one after the other.
-  const outcomes = await Promise.allSettled(waiting);
-  await s.eventually('publishing works again', () => away.publish(topic, 101), { within: RECOVERY });
-  await recorder.waitFor((seen) => seen.some(({ data }) => data === 101));
-  const stored = range(51, 100).filter((_, n) => outcomes[n]?.status === 'fulfilled');
-  await recorder.waitFor((seen) => stored.every((data) => seen.some((one) => one.data === data)));
-  expect(recorder.data.filter((data) => data >= 1 && data <= 50)).toEqual([]);
-});
+contract(
+  'PUB-06',
+  'bounds what waits by maxPendingPublishes, and settles all of it',
+  async (s) => {
+    const link = await s.network();
+    const [bus, away] = [
+      await s.connect(),
+      await s.connect({ to: link, publishTimeout: 2_000, maxPendingPublishes: 10 }),
+    ];
+    const topic = s.topicName();
+    const recorder = s.recorder<number>();
+    await bus.subscribe(topic, { group: 'g' }, recorder.handler);
+    await away.publish(topic, 0);
+    await link.cut('reset');
+    await untilAway(s, away, topic);
+    const start = performance.now();
+    const given = await settles(
+      'every publish gives up in its time',
+      Promise.all(range(1, 50).map((data) => failure(() => away.publish(topic, data)))),
+      2_000 + AT_ONCE,
+    );
+    expect(performance.now() - start).toBeGreaterThanOrEqual(1_900);
+    for (const error of given) {
+      expect(WaybillError.is(error, 'PUBLISH_TIMEOUT'), String(error)).toBe(true);
+      expect((error as { outcome?: unknown }).outcome).toBe('not-sent');
+    }
+    const waiting = range(51, 100).map((data) => away.publish(topic, data));
+    await link.mend();
+    // Room for ten at a time is enough for all of them, one after the other.
+    const outcomes = await Promise.allSettled(waiting);
+    await s.eventually('publishing works again', () => away.publish(topic, 101), { within: RECOVERY });
+    await recorder.waitFor((seen) => seen.some(({ data }) => data === 101));
+    const stored = range(51, 100).filter((_, n) => outcomes[n]?.status === 'fulfilled');
+    await recorder.waitFor((seen) => stored.every((data) => seen.some((one) => one.data === data)));
+    expect(recorder.data.filter((data) => data >= 1 && data <= 50)).toEqual([]);
+  },
+  { deadly: true },
+);
 
-contract('PUB-07', 'cancels a publish that has not been handed to the broker', async (s) => {
-  const link = await s.network();
-  const [bus, away] = [await s.connect(), await s.connect({ to: link })];
-  const topic = s.topicName();
-  const recorder = s.recorder();
-  await bus.subscribe(topic, { group: 'g' }, recorder.handler);
-  await away.publish(topic, 'before');
-  await link.cut('reset');
-  await untilAway(s, away, topic);
-  const cancel = new AbortController();
-  const cancelled = failureWith('PUBLISH', () => away.publish(topic, 'cancelled', { signal: cancel.signal }), {
-    outcome: 'not-sent',
-  });
-  const kept = away.publish(topic, 'kept');
-  kept.catch(() => {});
-  cancel.abort();
-  await settles('the cancelled publish rejects at once', cancelled, AT_ONCE);
-  await failureWith('PUBLISH', () => away.publish(topic, 'never', { signal: AbortSignal.abort() }), {
-    outcome: 'not-sent',
-  });
-  await link.mend();
-  await settles('the other publish resolves', kept, RECOVERY);
-  await away.publish(topic, 'marker');
-  await recorder.waitFor((seen) => ['kept', 'marker'].every((data) => seen.some((one) => one.data === data)));
-  expect(recorder.data).not.toContain('cancelled');
-  expect(recorder.data).not.toContain('never');
-});
+contract(
+  'PUB-07',
+  'cancels a publish that has not been handed to the broker',
+  async (s) => {
+    const link = await s.network();
+    const [bus, away] = [await s.connect(), await s.connect({ to: link })];
+    const topic = s.topicName();
+    const recorder = s.recorder();
+    await bus.subscribe(topic, { group: 'g' }, recorder.handler);
+    await away.publish(topic, 'before');
+    await link.cut('reset');
+    await untilAway(s, away, topic);
+    const cancel = new AbortController();
+    const cancelled = failureWith('PUBLISH', () => away.publish(topic, 'cancelled', { signal: cancel.signal }), {
+      outcome: 'not-sent',
+    });
+    const kept = away.publish(topic, 'kept');
+    kept.catch(() => {});
+    cancel.abort();
+    await settles('the cancelled publish rejects at once', cancelled, AT_ONCE);
+    await failureWith('PUBLISH', () => away.publish(topic, 'never', { signal: AbortSignal.abort() }), {
+      outcome: 'not-sent',
+    });
+    await link.mend();
+    await settles('the other publish resolves', kept, RECOVERY);
+    await away.publish(topic, 'marker');
+    await recorder.waitFor((seen) => ['kept', 'marker'].every((data) => seen.some((one) => one.data === data)));
+    expect(recorder.data).not.toContain('cancelled');
+    expect(recorder.data).not.toContain('never');
+  },
+  { deadly: true },
+);
 
 contract('PUB-07', 'leaves a publish alone that has been confirmed', async (s) => {
   const topic = s.topicName();
@@ -420,47 +451,52 @@ contract('PUB-08', 'stores the messages of a key in the order of the calls, acro
 });
 
 for (const what of ['a reset', 'lost replies'] as const) {
-  contract('PUB-08', `keeps the order of a key over ${what}`, async (s) => {
-    const topic = declare<Step>(s.topicName('steps'), { ordered: true, key: ({ key }) => key });
-    const link = await s.network();
-    const [bus, publisher] = [await s.connect(), await s.connect({ to: link })];
-    const recorder = s.recorder<Step>();
-    await bus.subscribe(topic, { group: 'g' }, recorder.handler);
-    await publisher.publish(topic, { key: 'z', n: 0 });
-    const outcomes: Promise<{ step: Step; stored: boolean }>[] = [];
-    const publish = (from: number, to: number): void => {
-      for (const n of range(from, to)) {
-        for (const key of keys) {
-          const step = { key, n };
-          outcomes.push(
-            publisher.publish(topic, step).then(
-              () => ({ step, stored: true }),
-              () => ({ step, stored: false }),
-            ),
-          );
+  contract(
+    'PUB-08',
+    `keeps the order of a key over ${what}`,
+    async (s) => {
+      const topic = declare<Step>(s.topicName('steps'), { ordered: true, key: ({ key }) => key });
+      const link = await s.network();
+      const [bus, publisher] = [await s.connect(), await s.connect({ to: link })];
+      const recorder = s.recorder<Step>();
+      await bus.subscribe(topic, { group: 'g' }, recorder.handler);
+      await publisher.publish(topic, { key: 'z', n: 0 });
+      const outcomes: Promise<{ step: Step; stored: boolean }>[] = [];
+      const publish = (from: number, to: number): void => {
+        for (const n of range(from, to)) {
+          for (const key of keys) {
+            const step = { key, n };
+            outcomes.push(
+              publisher.publish(topic, step).then(
+                () => ({ step, stored: true }),
+                () => ({ step, stored: false }),
+              ),
+            );
+          }
         }
+      };
+      publish(1, 10);
+      await new Promise((resolve) => setImmediate(resolve));
+      if (what === 'lost replies') await link.loseReplies();
+      publish(11, 20);
+      await new Promise((resolve) => setTimeout(resolve, 20));
+      await link.cut('reset');
+      publish(21, 30);
+      await link.mend();
+      publish(31, 40);
+      const settled = await settles('every publish settles', Promise.all(outcomes), 2 * RECOVERY);
+      const stored = settled.filter((one) => one.stored).map(({ step }) => step);
+      await recorder.waitFor((seen) =>
+        stored.every(({ key, n }) => seen.some(({ data }) => data.key === key && data.n === n)),
+      );
+      expect(stored.length).toBeGreaterThan(100);
+      for (const key of keys) {
+        const order = firstOrder(recorder.seen, key);
+        expect(order, `key ${key}`).toEqual(sorted(order));
       }
-    };
-    publish(1, 10);
-    await new Promise((resolve) => setImmediate(resolve));
-    if (what === 'lost replies') await link.loseReplies();
-    publish(11, 20);
-    await new Promise((resolve) => setTimeout(resolve, 20));
-    await link.cut('reset');
-    publish(21, 30);
-    await link.mend();
-    publish(31, 40);
-    const settled = await settles('every publish settles', Promise.all(outcomes), 2 * RECOVERY);
-    const stored = settled.filter((one) => one.stored).map(({ step }) => step);
-    await recorder.waitFor((seen) =>
-      stored.every(({ key, n }) => seen.some(({ data }) => data.key === key && data.n === n)),
-    );
-    expect(stored.length).toBeGreaterThan(100);
-    for (const key of keys) {
-      const order = firstOrder(recorder.seen, key);
-      expect(order, `key ${key}`).toEqual(sorted(order));
-    }
-  });
+    },
+    { deadly: true },
+  );
 }
 
 contract('PUB-08', 'goes on behind a message that fails for good', async (s) => {

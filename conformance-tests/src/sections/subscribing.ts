@@ -39,19 +39,24 @@ async function pause(): Promise<void> {
   await new Promise((resolve) => setTimeout(resolve, 10));
 }
 
-contract('SUB-02', 'has made the group when it resolves: a death before the first receive loses nothing', async (s) => {
-  const topic = s.topicName();
-  const options = { group: 'g', lease: s.lease };
-  const member = await s.member('consumer', { topic, options });
-  await member.waitFor('subscribed');
-  await member.kill();
-  const bus = await s.connect();
-  await publishAll(bus, topic, range(1, 10));
-  const recorder = s.recorder<number>();
-  await bus.subscribe(topic, options, recorder.handler);
-  await recorder.waitFor(10, s.takeOver + RECOVERY);
-  expect(sorted(recorder.data)).toEqual(range(1, 10));
-});
+contract(
+  'SUB-02',
+  'has made the group when it resolves: a death before the first receive loses nothing',
+  async (s) => {
+    const topic = s.topicName();
+    const options = { group: 'g', lease: s.lease };
+    const member = await s.member('consumer', { topic, options });
+    await member.waitFor('subscribed');
+    await member.kill();
+    const bus = await s.connect();
+    await publishAll(bus, topic, range(1, 10));
+    const recorder = s.recorder<number>();
+    await bus.subscribe(topic, options, recorder.handler);
+    await recorder.waitFor(10, s.takeOver + RECOVERY);
+    expect(sorted(recorder.data)).toEqual(range(1, 10));
+  },
+  { deadly: true },
+);
 
 contract('SUB-02', 'reaches a group with what is published right after it', async (s) => {
   const [bus, publisher] = [await s.connect(), await s.connect()];
@@ -137,28 +142,33 @@ contract('SUB-04', 'bounds the bytes of large messages ahead of slow handlers', 
   await recorder.waitFor(count);
 });
 
-contract('SUB-04', 'keeps the memory of a process flat that cannot keep up', async (s) => {
-  // Here broker and member share one memory, and nothing can be told apart in it.
-  if (s.broker.inProcess) return;
-  const topic = s.topicName();
-  const bus = await s.connect();
-  const member = await s.member('consumer', { topic, options: { group: 'g', concurrency: 2 }, work: 'hold' });
-  await member.waitFor('subscribed');
-  const size = Math.min(s.capabilities.maxMessageBytes, 900_000);
-  const count = 120;
-  for (let sent = 0; sent < count; sent += 20) {
-    await publishAll(bus, topic, Array(20).fill(new Uint8Array(size)));
-  }
-  await member.waitFor(() => member.told('received').length === 2);
-  // Whatever was fetched ahead has arrived by now, or arrives while this watches: 1 s.
-  for (let weighed = 1; weighed <= 5; weighed++) {
-    member.tell('weigh');
-    await member.waitFor(() => member.told('weighed').length === weighed);
-    await new Promise((resolve) => setTimeout(resolve, 200));
-  }
-  const bytes = member.told('weighed').map((event) => event['bytes'] as number);
-  expect(Math.max(...bytes), `of ${count * size} published`).toBeLessThan(48 * 1_048_576);
-});
+contract(
+  'SUB-04',
+  'keeps the memory of a process flat that cannot keep up',
+  async (s) => {
+    // Here broker and member share one memory, and nothing can be told apart in it.
+    if (s.broker.inProcess) return;
+    const topic = s.topicName();
+    const bus = await s.connect();
+    const member = await s.member('consumer', { topic, options: { group: 'g', concurrency: 2 }, work: 'hold' });
+    await member.waitFor('subscribed');
+    const size = Math.min(s.capabilities.maxMessageBytes, 900_000);
+    const count = 120;
+    for (let sent = 0; sent < count; sent += 20) {
+      await publishAll(bus, topic, Array(20).fill(new Uint8Array(size)));
+    }
+    await member.waitFor(() => member.told('received').length === 2);
+    // Whatever was fetched ahead has arrived by now, or arrives while this watches: 1 s.
+    for (let weighed = 1; weighed <= 5; weighed++) {
+      member.tell('weigh');
+      await member.waitFor(() => member.told('weighed').length === weighed);
+      await new Promise((resolve) => setTimeout(resolve, 200));
+    }
+    const bytes = member.told('weighed').map((event) => event['bytes'] as number);
+    expect(Math.max(...bytes), `of ${count * size} published`).toBeLessThan(48 * 1_048_576);
+  },
+  { deadly: true },
+);
 
 contract('SUB-05', 'runs concurrency handlers at once', async (s) => {
   const topic = s.topicName();
@@ -333,7 +343,7 @@ contract(
       until: (names) => names.length === before.length && names.every((name) => before.includes(name)),
     });
   },
-  { timeout: (lease) => 200_000 + lease },
+  { deadly: true, timeout: (lease) => 200_000 + lease },
 );
 
 contract('SUB-07', 'retries a broadcast for its own subscription, and drops it after the last attempt', async (s) => {

@@ -28,10 +28,10 @@ const separator = '_x_';
  */
 export function nameMaker(allowed: RegExp, maxLength: number): (...parts: readonly string[]) => string {
   const escapePart = (part: string): string =>
-    part
-      .replace(/_(?=x)/g, '\0')
-      // biome-ignore lint/suspicious/noControlCharactersInRegex: NUL stands in for the `_` of a literal `_x`
-      .replace(/[\s\S]/g, (c) => (c === '\0' ? `${escapeMark}5f` : allowed.test(c) ? c : `${escapeMark}${hex(c)}`));
+    part.replace(/[\s\S]/g, (c, at: number) => {
+      const literalMark = c === '_' && part[at + 1] === 'x';
+      return !literalMark && allowed.test(c) ? c : `${escapeMark}${hex(c)}`;
+    });
   return (...parts) => {
     const name = parts.map(escapePart).join(separator);
     if (name.length <= maxLength) return name;

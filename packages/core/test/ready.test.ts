@@ -4,7 +4,7 @@ import type { Delivery } from '../src/adapter.ts';
 import { Held } from '../src/held.ts';
 import { OrderedReady, UnorderedReady } from '../src/ready.ts';
 
-const by = { decided: () => {}, extended: () => {}, checkDelay: () => {} };
+const by = { decided: () => {}, extended: () => {}, begun: () => {}, checkDelay: () => {} };
 
 function delivery(lane: string, key: string | undefined, position: number): Delivery {
   return {
