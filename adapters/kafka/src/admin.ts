@@ -1,4 +1,5 @@
 /** What is asked of a group from outside: its dead letters, its lag, its place, its end. */
+import { randomUUID } from 'node:crypto';
 import {
   type Clock,
   ConfigError,
@@ -9,14 +10,25 @@ import {
   laneOf,
   readDeadLetterHeaders,
   type SettleResult,
+  sleep,
   wireHeaders,
 } from '@waybill/core/adapter';
-import { type Driver, type FetchedRecord, type FetchLink, KafkaFailure, type TopicPartition } from './driver.ts';
-import { isPassing, isUnknown, toWaybillError } from './errors.ts';
+import { divide, encodeSubscription, PROTOCOL } from './assignment.ts';
+import {
+  type CommitEntry,
+  type Committed,
+  type Driver,
+  type FetchedRecord,
+  type FetchLink,
+  KafkaFailure,
+  type TopicPartition,
+} from './driver.ts';
+import { adapter, asFailure, isPassing, isUnknown, toWaybillError } from './errors.ts';
+import { laneOfPartition } from './partition-log.ts';
 import type { Publisher, Send, Sent } from './publisher.ts';
 import { copyRecord, deadLetterKey, headerText, kafkaHeaders, readDestination, readRecord } from './records.ts';
 import { type KafkaNames, LEVELS, type Offsets } from './topology.ts';
-import { decodeDone } from './tracker.ts';
+import { decodeDone, movedBy, moveOf } from './tracker.ts';
 
 export interface AdminOptions {
   readonly driver: Driver;
@@ -255,12 +267,7 @@ export async function readLag(options: AdminOptions, group: GroupRef, inFlight: 
   try {
     const source = names.topic(topic.name);
     const retry = names.retry(topic.name, name);
-    const partitions: TopicPartition[] = [];
-    for (const one of [source, retry]) {
-      const found = (await driver.describeTopics([one])).get(one);
-      if (found === undefined || found instanceof KafkaFailure) continue;
-      for (const { partition } of found) partitions.push({ topic: one, partition });
-    }
+    const partitions = await partitionsOf(driver, [source, retry]);
     const left = await countUndone(driver, names.group(topic.name, name), partitions);
     const delayed = await countDelayed(driver, names, new Set([source, retry]));
     const { members: all } = await driver.describeGroup(names.group(topic.name, name));
@@ -273,6 +280,16 @@ export async function readLag(options: AdminOptions, group: GroupRef, inFlight: 
   } catch (error) {
     throw toWaybillError(error, `lag of group "${name}" of topic "${topic.name}"`, target);
   }
+}
+
+/** Partitions of those of the topics that exist. */
+async function partitionsOf(driver: Driver, topics: readonly string[]): Promise<TopicPartition[]> {
+  const partitions: TopicPartition[] = [];
+  for (const [topic, known] of await driver.describeTopics(topics)) {
+    if (known instanceof KafkaFailure) continue;
+    for (const { partition } of known) partitions.push({ topic, partition });
+  }
+  return partitions;
 }
 
 /** Records from the group's place to the end, without those that its bitmap says are done. */
@@ -327,28 +344,78 @@ async function countDelayed(driver: Driver, names: KafkaNames, to: ReadonlySet<s
   return delayed;
 }
 
-/** Moves a group that has no members. @throws ConfigError when it has */
+/** POS-02: the places of a group without members are simply set; where there are members, these set them. */
 export async function moveGroup(options: AdminOptions, group: GroupRef, offsets: Offsets): Promise<void> {
   const { driver, names, target } = options;
   const { topic, name } = group;
   const source = names.topic(topic.name);
   const entries = [...offsets].map(([partition, offset]) => ({ topic: source, partition, offset, metadata: '' }));
-  let failures: readonly (KafkaFailure | undefined)[];
   try {
-    failures = await driver.commit(names.group(topic.name, name), undefined, entries);
+    const failures = await driver.commit(names.group(topic.name, name), undefined, entries);
+    const failure = failures.find((one) => one !== undefined);
+    if (failure?.code === 'UNKNOWN_MEMBER_ID') await askMembers(options, group, entries);
+    else if (failure !== undefined) throw failure;
   } catch (error) {
+    const failure = asFailure(error);
+    if (failure.code === 'INCONSISTENT_GROUP_PROTOCOL') throw foreignMembers(group, failure);
     throw toWaybillError(error, `seek of group "${name}" of topic "${topic.name}"`, target);
   }
-  const failure = failures.find((one) => one !== undefined);
-  if (failure === undefined) return;
-  if (failure.code === 'UNKNOWN_MEMBER_ID') throw membersElsewhere(group);
-  throw toWaybillError(failure, `seek of group "${name}" of topic "${topic.name}"`, target);
 }
 
-export const membersElsewhere = ({ topic, name }: GroupRef): ConfigError =>
+/** How long members may take to go to their new places; they hear of it with their next heartbeat. */
+const MOVING = 15_000;
+
+/** Joins the group for a moment, for its leader to tell all members where to go. */
+async function askMembers(options: AdminOptions, group: GroupRef, entries: readonly CommitEntry[]): Promise<void> {
+  const { driver, names, clock } = options;
+  const name = names.group(group.topic.name, group.name);
+  const topics = [names.topic(group.topic.name), names.retry(group.topic.name, group.name)];
+  const offsets = Object.fromEntries(entries.map(({ topic, partition, offset }) => [`${topic}:${partition}`, offset]));
+  const move = { id: randomUUID().slice(0, 8), offsets };
+  const link = driver.openGroup(name, { session: MOVING, rebalance: MOVING });
+  let member = '';
+  try {
+    const metadata = encodeSubscription(topics, { units: [], generation: -1, move });
+    const joined = await link.join('', PROTOCOL, metadata, (id) => {
+      member = id;
+    });
+    member = joined.id;
+    const leads = joined.leader === member;
+    const partitions = leads ? await partitionsOf(driver, topics) : [];
+    await link.sync(joined, leads ? divide(joined.members, partitions, laneOfPartition, 'even') : []);
+    // The others have gone meanwhile.
+    if (joined.members.length === 1) {
+      await driver.commit(
+        name,
+        joined,
+        entries.map((entry) => ({ ...entry, metadata: movedBy(move.id) })),
+      );
+    }
+    const giveUp = clock.monotonic() + MOVING;
+    for (;;) {
+      const now = await driver.committed(name, entries);
+      if (now.every((place) => moveOf(metadataOf(place)) === move.id)) return;
+      if (clock.monotonic() > giveUp) {
+        throw new KafkaFailure('REBALANCE_IN_PROGRESS', 'not all members have moved, as some come or go; seek again', {
+          sent: true,
+        });
+      }
+      await sleep(clock, 50);
+    }
+  } finally {
+    if (member !== '') await link.leave(member).catch(() => {});
+    link.close();
+  }
+}
+
+const metadataOf = (place: Committed | undefined | KafkaFailure): string =>
+  place === undefined || place instanceof KafkaFailure ? '' : place.metadata;
+
+const foreignMembers = ({ topic, name }: GroupRef, cause: KafkaFailure): ConfigError =>
   new ConfigError(
     'group',
-    `group "${name}" of topic "${topic.name}" has members in other processes, and Kafka moves a group only by its members; close those, or seek from the process that has them all`,
+    `group "${name}" of topic "${topic.name}" has members that are not Waybill's, and Kafka moves a group only by its members; close those first`,
+    { adapter, cause },
   );
 
 /** Deletes a group with its retries and dead letters; the topic stays. */

@@ -6,6 +6,8 @@
  * somebody else get it. So nothing is handled twice when members come and go, and what stays is not disturbed.
  */
 
+import type { TopicPartition } from './driver.ts';
+
 /** Named to the broker: members that share units by other rules cannot join. */
 export const PROTOCOL = 'waybill-1';
 
@@ -14,6 +16,14 @@ export interface Claim {
   readonly units: readonly string[];
   /** Of the claim: a member that was away for a while may claim what has long been another's. */
   readonly generation: number;
+  /** Joined only to move the group: gets no units. */
+  readonly move?: Move;
+}
+
+/** New places of a group, by `topic:partition`; told to all members by the leader's assignment. */
+export interface Move {
+  readonly id: string;
+  readonly offsets: Readonly<Record<string, number>>;
 }
 
 /** `even`: members get equally many. `keep`: a new member gets only what nobody has, so nothing moves. */
@@ -55,6 +65,34 @@ export function assign(claims: readonly Claim[], units: readonly string[], shari
   return result;
 }
 
+/** What the leader of a group tells its members, from what they claimed when they joined. */
+export function divide(
+  members: readonly { readonly id: string; readonly metadata: Buffer }[],
+  partitions: readonly TopicPartition[],
+  unitOf: (partition: TopicPartition) => string,
+  sharing: Sharing,
+): { id: string; assignment: Buffer }[] {
+  const units = new Map<string, TopicPartition[]>();
+  for (const partition of partitions) {
+    const unit = unitOf(partition);
+    units.set(unit, [...(units.get(unit) ?? []), partition]);
+  }
+  const claims = members.map(({ id, metadata }) => decodeSubscription(id, metadata));
+  const moves = claims.flatMap(({ move }) => (move === undefined ? [] : [move]));
+  const shares = assign(
+    claims.filter(({ move }) => move === undefined),
+    [...units.keys()],
+    sharing,
+  );
+  return members.map(({ id }) => {
+    const byTopic = new Map<string, number[]>(partitions.map(({ topic }) => [topic, []]));
+    for (const unit of shares.get(id) ?? []) {
+      for (const { topic, partition } of units.get(unit) ?? []) byTopic.get(topic)?.push(partition);
+    }
+    return { id, assignment: encodeAssignment(byTopic, moves) };
+  });
+}
+
 // Kafka's own formats of a subscription and an assignment, version 0, so that its tools can show who reads what.
 // https://kafka.apache.org/protocol#protocol_consumer
 
@@ -69,41 +107,53 @@ export function encodeSubscription(topics: readonly string[], claim: Omit<Claim,
 
 /** What a member claims; nothing where that cannot be read. */
 export function decodeSubscription(member: string, data: Buffer): Claim {
-  try {
-    let at = 6;
-    for (let left = data.readInt32BE(2); left > 0; left--) at += 2 + data.readInt16BE(at);
-    const length = data.readInt32BE(at);
-    const claim: unknown = JSON.parse(data.toString('utf8', at + 4, at + 4 + length));
-    if (typeof claim === 'object' && claim !== null && 'units' in claim && 'generation' in claim) {
-      const { units, generation } = claim;
-      if (Array.isArray(units) && typeof generation === 'number')
-        return { member, units: units.map(String), generation };
-    }
-  } catch {
-    // Not ours: it claims nothing.
-  }
-  return { member, units: [], generation: -1 };
+  const { units, generation, move } = userData(data, (at) => at + 2 + data.readInt16BE(at));
+  if (!Array.isArray(units) || typeof generation !== 'number') return { member, units: [], generation: -1 };
+  const claim = { member, units: units.map(String), generation };
+  return isMove(move) ? { ...claim, move } : claim;
 }
 
-export function encodeAssignment(topics: ReadonlyMap<string, readonly number[]>): Buffer {
+export function encodeAssignment(topics: ReadonlyMap<string, readonly number[]>, moves: readonly Move[] = []): Buffer {
   const parts = [int16(0), int32(topics.size)];
   for (const [topic, partitions] of topics) parts.push(text(topic), int32(partitions.length), ...partitions.map(int32));
-  return Buffer.concat([...parts, bytes(Buffer.alloc(0))]);
+  return Buffer.concat([
+    ...parts,
+    bytes(moves.length === 0 ? Buffer.alloc(0) : Buffer.from(JSON.stringify({ moves }))),
+  ]);
 }
 
-export function decodeAssignment(data: Buffer): { topic: string; partition: number }[] {
-  const found: { topic: string; partition: number }[] = [];
-  if (data.length < 6) return found;
-  let at = 6;
-  for (let topics = data.readInt32BE(2); topics > 0; topics--) {
-    const length = data.readInt16BE(at);
-    const topic = data.toString('utf8', at + 2, at + 2 + length);
-    at += 2 + length;
-    const count = data.readInt32BE(at);
-    at += 4;
-    for (let left = count; left > 0; left--, at += 4) found.push({ topic, partition: data.readInt32BE(at) });
+export function decodeAssignment(data: Buffer): { partitions: TopicPartition[]; moves: Move[] } {
+  const partitions: TopicPartition[] = [];
+  const { moves } = userData(data, (start) => {
+    const length = data.readInt16BE(start);
+    const topic = data.toString('utf8', start + 2, start + 2 + length);
+    let at = start + 2 + length + 4;
+    for (let left = data.readInt32BE(at - 4); left > 0; left--, at += 4) {
+      partitions.push({ topic, partition: data.readInt32BE(at) });
+    }
+    return at;
+  });
+  return { partitions, moves: Array.isArray(moves) ? moves.filter(isMove) : [] };
+}
+
+/** The JSON behind the list of topics; nothing where there is none, or another program's. */
+function userData(data: Buffer, skipTopic: (at: number) => number): Record<string, unknown> {
+  try {
+    let at = 6;
+    for (let left = data.readInt32BE(2); left > 0; left--) at = skipTopic(at);
+    const length = data.readInt32BE(at);
+    const found: unknown = length <= 0 ? {} : JSON.parse(data.toString('utf8', at + 4, at + 4 + length));
+    return typeof found === 'object' && found !== null ? (found as Record<string, unknown>) : {};
+  } catch {
+    return {};
   }
-  return found;
+}
+
+function isMove(value: unknown): value is Move {
+  if (typeof value !== 'object' || value === null || !('id' in value) || !('offsets' in value)) return false;
+  const { id, offsets } = value;
+  if (typeof id !== 'string' || typeof offsets !== 'object' || offsets === null) return false;
+  return Object.values(offsets).every((offset) => typeof offset === 'number');
 }
 
 function int16(value: number): Buffer {

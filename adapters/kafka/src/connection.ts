@@ -20,19 +20,11 @@ import {
   sleep,
   type TopicInfo,
 } from '@waybill/core/adapter';
-import {
-  type AdminOptions,
-  countDeadLetters,
-  DeadLetterReader,
-  membersElsewhere,
-  moveGroup,
-  readLag,
-  removeGroup,
-} from './admin.ts';
+import { type AdminOptions, countDeadLetters, DeadLetterReader, moveGroup, readLag, removeGroup } from './admin.ts';
 import { DelayLevels } from './delay.ts';
 import { type Driver, KafkaFailure } from './driver.ts';
 import { kafkajsDriver } from './driver-kafkajs.ts';
-import { adapter, connectionError, sendFailure, toWaybillError } from './errors.ts';
+import { adapter, connectionError, sendFailure } from './errors.ts';
 import { Publisher, type Send } from './publisher.ts';
 import { KafkaReceiver } from './receiver.ts';
 import { messageRecord } from './records.ts';
@@ -255,18 +247,8 @@ class KafkaConnection implements Connection {
   }
 
   async seek(group: GroupRef, to: Position): Promise<void> {
-    const source = this.#names.topic(group.topic.name);
-    const offsets = await this.#topology.resolve(source, to);
-    const mine = this.#members(group);
-    if (mine.length === 0) return moveGroup(this.#admin, group, offsets);
-    const { members } = await this.#driver
-      .describeGroup(this.#names.group(group.topic.name, group.name))
-      .catch((error: unknown) => {
-        throw toWaybillError(error, `seek of group "${group.name}"`, this.#settings.target);
-      });
-    if (members.length > mine.length) throw membersElsewhere(group);
-    const named = new Map([...offsets].map(([partition, offset]) => [`${source}:${partition}`, offset] as const));
-    await Promise.all(mine.map((receiver) => receiver.moveTo(named)));
+    const offsets = await this.#topology.resolve(this.#names.topic(group.topic.name), to);
+    await moveGroup(this.#admin, group, offsets);
   }
 
   #members(group: GroupRef): KafkaReceiver[] {

@@ -19,7 +19,7 @@
  * session of the group: 6 s to 30 min, and handling has no bound.
  *
  * Unsupported: attempts of ordered topics that outlive a crash, and a count of deliveries, because Kafka has neither;
- * members beside plain Kafka clients in one group; moving a group (`seek`) that has members in other processes.
+ * members beside plain Kafka clients in one group.
  */
 import type { Adapter } from '@waybill/core/adapter';
 import { connectKafka } from './connection.ts';

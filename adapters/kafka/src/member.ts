@@ -4,15 +4,7 @@
  * after that is refused.
  */
 import { backOff, type Clock, type Logger, sleep, type Timer } from '@waybill/core/adapter';
-import {
-  assign,
-  decodeAssignment,
-  decodeSubscription,
-  encodeAssignment,
-  encodeSubscription,
-  PROTOCOL,
-  type Sharing,
-} from './assignment.ts';
+import { decodeAssignment, divide, encodeSubscription, type Move, PROTOCOL, type Sharing } from './assignment.ts';
 import { type Driver, type GroupLink, KafkaFailure, type MemberRef, type TopicPartition } from './driver.ts';
 import { asFailure } from './errors.ts';
 
@@ -23,6 +15,8 @@ export interface MemberEvents {
   revoked(units: readonly string[]): Promise<void>;
   /** Everything that was ours may be somebody else's already. */
   lost(failure: KafkaFailure): void;
+  /** The group was moved to these offsets, by `topic:partition`; the commits name the move. */
+  moved(offsets: ReadonlyMap<string, number>, move: string): void;
   interrupted(failure: KafkaFailure): void;
   restored(): void;
   /** It can never join. */
@@ -69,6 +63,7 @@ export class Member {
   readonly #link: GroupLink;
   readonly #owned = new Set<string>();
   readonly #revoking = new Set<string>();
+  readonly #followed = new Set<string>();
   readonly #leaving = new AbortController();
   /** Aborts to end the wait between two heartbeats. */
   #soon = new AbortController();
@@ -179,7 +174,7 @@ export class Member {
   }
 
   async #join(): Promise<void> {
-    const { topics, unitOf, session, clock, logger, group } = this.#options;
+    const { topics, unitOf, sharing, session, clock, logger, group } = this.#options;
     this.#rejoin = false;
     // What is being let go is still claimed: nobody else may have it yet.
     const claim = { units: [...this.#owned], generation: this.#generation };
@@ -192,32 +187,13 @@ export class Member {
     this.#generation = answer.generation;
     this.#leader = answer.leader === answer.id;
     this.#safeUntil = clock.monotonic() + session;
-    const assignments = this.#leader ? await this.#divide(answer.members) : [];
-    const units = decodeAssignment(await this.#link.sync(answer, assignments));
+    const assignments = this.#leader ? divide(answer.members, await this.#partitions(), unitOf, sharing) : [];
+    const { partitions, moves } = decodeAssignment(await this.#link.sync(answer, assignments));
     this.#safeUntil = clock.monotonic() + session;
-    logger.debug(`kafka: joined group ${group}, generation ${this.#generation}, ${units.length} partitions`);
+    logger.debug(`kafka: joined group ${group}, generation ${this.#generation}, ${partitions.length} partitions`);
     this.#alive();
-    this.#take(new Set(units.map(unitOf)));
-  }
-
-  /** As leader of the group: who reads what. */
-  async #divide(members: readonly { id: string; metadata: Buffer }[]): Promise<{ id: string; assignment: Buffer }[]> {
-    const { topics, unitOf } = this.#options;
-    const partitions = await this.#partitions();
-    const units = new Map<string, TopicPartition[]>();
-    for (const partition of partitions) {
-      const unit = unitOf(partition);
-      units.set(unit, [...(units.get(unit) ?? []), partition]);
-    }
-    const claims = members.map(({ id, metadata }) => decodeSubscription(id, metadata));
-    const shares = assign(claims, [...units.keys()], this.#options.sharing);
-    return members.map(({ id }) => {
-      const byTopic = new Map<string, number[]>(topics.map((topic) => [topic, []]));
-      for (const unit of shares.get(id) ?? []) {
-        for (const { topic, partition } of units.get(unit) ?? []) byTopic.get(topic)?.push(partition);
-      }
-      return { id, assignment: encodeAssignment(byTopic) };
-    });
+    this.#take(new Set(partitions.map(unitOf)));
+    for (const move of moves) this.#follow(move);
   }
 
   async #partitions(): Promise<TopicPartition[]> {
@@ -243,6 +219,13 @@ export class Member {
     if (gained.length > 0) events.gained(gained);
     this.#watch();
     if (gone.length > 0) void this.#letGo(gone);
+  }
+
+  /** The same move may be told again while whoever asked for it is still a member. */
+  #follow(move: Move): void {
+    if (this.#followed.has(move.id)) return;
+    this.#followed.add(move.id);
+    this.#options.events.moved(new Map(Object.entries(move.offsets)), move.id);
   }
 
   async #letGo(units: readonly string[]): Promise<void> {

@@ -124,3 +124,6 @@ export class PartitionLog implements TopicPartition {
 }
 
 const weigh = ({ key, value }: FetchedRecord): number => 100 + (key?.length ?? 0) + (value?.length ?? 0);
+
+/** A partition and the same one of the retry topic are one lane: they share what is known of its keys. */
+export const laneOfPartition = ({ partition }: TopicPartition): string => String(partition);

@@ -9,6 +9,7 @@ import { type Committed, type Driver, type FetchLink, KafkaFailure, type TopicPa
 import { asFailure, isNetwork, isPassing } from './errors.ts';
 import { Member } from './member.ts';
 import { type Item, PartitionLog } from './partition-log.ts';
+import { movedBy } from './tracker.ts';
 import { LAST_WORDS, shortly } from './wait.ts';
 
 export interface ReaderEvents {
@@ -110,6 +111,7 @@ export class Reader {
         gained: (units) => void this.#open(units),
         revoked: (units) => this.#letGo(units),
         lost: (failure) => this.#loseAll(failure),
+        moved: (offsets, move) => this.#moved(offsets, move),
         interrupted: (failure) => this.#outage('membership', failure),
         restored: () => this.#answered('membership'),
         failed: (failure) => options.events.failed(failure),
@@ -202,9 +204,9 @@ export class Reader {
 
   /**
    * Reads these partitions from other offsets on, and forgets what was done beyond. What is in hand of their units is
-   * lost; the rest of a unit begins again where it was. True when the broker has the new places.
+   * lost; the rest of a unit begins again where it was.
    */
-  async moveTo(offsets: ReadonlyMap<string, number>, failure: KafkaFailure): Promise<boolean> {
+  async #moveTo(offsets: ReadonlyMap<string, number>, metadata: string, failure: KafkaFailure): Promise<void> {
     const units = new Set<string>();
     for (const [name, log] of this.#logs) if (offsets.has(name)) units.add(log.unit);
     const moved: PartitionLog[] = [];
@@ -215,7 +217,7 @@ export class Reader {
       const fresh =
         offset === undefined
           ? new PartitionLog(log, log.unit, tracker.position, tracker.metadata())
-          : new PartitionLog(log, log.unit, offset, '');
+          : new PartitionLog(log, log.unit, offset, metadata);
       log.alive = false;
       fresh.changes = 1;
       this.#logs.set(name, fresh);
@@ -223,8 +225,16 @@ export class Reader {
     }
     this.#arrange();
     if (units.size > 0) this.#options.events.lost([...units], failure);
-    const results = await Promise.all(moved.map((log) => this.commit(log)));
-    return results.every((result) => result === 'applied');
+    await Promise.all(moved.map((log) => this.commit(log)));
+  }
+
+  /** POS-02, from whichever process it was asked. */
+  #moved(offsets: ReadonlyMap<string, number>, move: string): void {
+    void this.#moveTo(
+      offsets,
+      movedBy(move),
+      new KafkaFailure('MOVED', 'the group was moved to another place by seek', { sent: false }),
+    );
   }
 
   async close(): Promise<void> {
@@ -531,7 +541,7 @@ export class Reader {
 
   async #startAnew(log: PartitionLog, offset: number): Promise<void> {
     const failure = new KafkaFailure('OFFSET_OUT_OF_RANGE', 'the message was deleted by the broker', { sent: false });
-    await this.moveTo(new Map([[`${log.topic}:${log.partition}`, offset]]), failure);
+    await this.#moveTo(new Map([[`${log.topic}:${log.partition}`, offset]]), '', failure);
   }
 
   /** The broker does not host it: a leader that moved, or LIFE-07. */

@@ -16,10 +16,10 @@ import {
 } from '@waybill/core/adapter';
 import type { CommitResult } from './commits.ts';
 import type { DelayLevels } from './delay.ts';
-import type { Driver, KafkaFailure, OutgoingRecord, TopicPartition } from './driver.ts';
+import type { Driver, KafkaFailure, OutgoingRecord } from './driver.ts';
 import { KafkaFailure as Failure } from './driver.ts';
 import { adapter, isPassing, isUnknown, toWaybillError } from './errors.ts';
-import type { Item } from './partition-log.ts';
+import { type Item, laneOfPartition } from './partition-log.ts';
 import type { Publisher, Send, Sent } from './publisher.ts';
 import { Reader } from './reader.ts';
 import { copyRecord, deadLetterRecord, headerText, kafkaHeaders, readRecord } from './records.ts';
@@ -80,7 +80,7 @@ export class KafkaReceiver implements Receiver {
       driver,
       group: temporary ? undefined : setup.group,
       topics: temporary ? [topic] : [topic, retry],
-      unitOf: laneOf,
+      unitOf: laneOfPartition,
       session: source.lease,
       sharing: 'even',
       ahead: { records: Math.max(READY, source.prefetch), bytes: source.prefetchBytes },
@@ -296,21 +296,6 @@ export class KafkaReceiver implements Receiver {
     this.#reader.resume(lane);
   }
 
-  /** Goes on from other offsets; what is in hand of these partitions is delivered again or skipped. */
-  async moveTo(offsets: ReadonlyMap<string, number>): Promise<void> {
-    const why = new Failure('MOVED', 'the group was moved to another position by seek', { sent: false });
-    const moved = await this.#reader.moveTo(offsets, why);
-    this.#ready();
-    if (moved) return;
-    const { topic, group, target } = this.#setup;
-    const text = 'the broker has not confirmed the new places, or they went to another member; seek again';
-    throw toWaybillError(
-      new Failure('REBALANCE_IN_PROGRESS', text, { sent: true }),
-      `group "${group}" of "${topic}"`,
-      target,
-    );
-  }
-
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
@@ -342,6 +327,3 @@ export class KafkaReceiver implements Receiver {
     return new LeaseLostError(`topic "${topic}", group "${group}": ${failure.message}`, { adapter, cause: failure });
   }
 }
-
-/** A partition and the same one of the retry topic are one lane: they share what is known of its keys. */
-export const laneOf = ({ partition }: TopicPartition): string => String(partition);

@@ -4,11 +4,14 @@
  */
 const mark = 'waybill1:';
 
+/** Characters of a move's name, which stays in the metadata so that whoever asked for it sees it was followed. */
+const MOVE = 8;
+
 /** Characters of metadata that a broker takes unless told otherwise (`offset.metadata.max.bytes`). */
 const METADATA_BYTES = 4_096;
 
 /** Offsets that the bitmap can hold, in base64, beyond the first that is not done. */
-export const WINDOW = Math.floor((METADATA_BYTES - mark.length) / 4) * 3 * 8;
+export const WINDOW = Math.floor((METADATA_BYTES - mark.length - 1 - MOVE) / 4) * 3 * 8;
 
 export class Tracker {
   /** Offsets that were read and may not be done yet, in their order, from `#head` on. */
@@ -16,12 +19,14 @@ export class Tracker {
   #head = 0;
   /** Done, at or beyond the position. */
   readonly #done: Set<number>;
+  readonly #move: string;
   #next: number;
 
   /** Goes on where a commit has left off. */
   constructor(offset: number, metadata: string) {
     this.#next = offset;
     this.#done = decodeDone(offset, metadata);
+    this.#move = moveOf(metadata);
   }
 
   /** The first offset that is not done: what is committed. */
@@ -75,14 +80,14 @@ export class Tracker {
       if (offset < position) this.#done.delete(offset);
       else if (offset > last) last = offset;
     }
-    if (last < 0) return '';
+    if (last < 0) return this.#move === '' ? '' : movedBy(this.#move);
     const bits = Buffer.alloc(((last - position) >> 3) + 1);
     for (const offset of this.#done) {
       const bit = offset - position;
       const at = bit >> 3;
       bits[at] = (bits[at] ?? 0) | (1 << (bit & 7));
     }
-    return mark + bits.toString('base64');
+    return `${mark}${bits.toString('base64')}${this.#move === '' ? '' : `:${this.#move}`}`;
   }
 }
 
@@ -90,7 +95,8 @@ export class Tracker {
 export function decodeDone(offset: number, metadata: string): Set<number> {
   const done = new Set<number>();
   if (!metadata.startsWith(mark)) return done;
-  const bits = Buffer.from(metadata.slice(mark.length), 'base64');
+  const [encoded = ''] = metadata.slice(mark.length).split(':');
+  const bits = Buffer.from(encoded, 'base64');
   for (let at = 0; at < bits.length; at++) {
     const byte = bits[at] ?? 0;
     for (let bit = 0; byte >> bit !== 0; bit++) {
@@ -98,4 +104,12 @@ export function decodeDone(offset: number, metadata: string): Set<number> {
     }
   }
   return done;
+}
+
+/** The metadata of a place that a move has set; nothing beyond it is done. */
+export const movedBy = (move: string): string => `${mark}:${move.slice(0, MOVE)}`;
+
+/** The last move that a place has followed; empty where there was none. */
+export function moveOf(metadata: string): string {
+  return metadata.startsWith(mark) ? (metadata.slice(mark.length).split(':')[1] ?? '') : '';
 }

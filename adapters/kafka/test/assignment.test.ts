@@ -5,6 +5,7 @@ import {
   type Claim,
   decodeAssignment,
   decodeSubscription,
+  divide,
   encodeAssignment,
   encodeSubscription,
 } from '../src/assignment.ts';
@@ -87,6 +88,20 @@ test('keeping: a new member gets only what nobody has', () => {
   expect(plain(shares)).toEqual({ a: ['0', '1', '2'], b: ['3'] });
 });
 
+test('whoever joins to move the group gets nothing, and everybody is told where to', () => {
+  const move = { id: 'm', offsets: { 'topic:0': 7 } };
+  const members = [
+    { id: 'a', metadata: encodeSubscription(['topic'], { units: ['0', '1'], generation: 3 }) },
+    { id: 'mover', metadata: encodeSubscription(['topic'], { units: [], generation: -1, move }) },
+  ];
+  const partitions = [0, 1].map((partition) => ({ topic: 'topic', partition }));
+  const told = divide(members, partitions, ({ partition }) => String(partition), 'even');
+  expect(told.map(({ id, assignment }) => [id, decodeAssignment(assignment)])).toEqual([
+    ['a', { partitions, moves: [move] }],
+    ['mover', { partitions: [], moves: [move] }],
+  ]);
+});
+
 describe("Kafka's formats", () => {
   test('a subscription brings back its claim', () => {
     const data = encodeSubscription(['topic', 'töpic'], { units: ['0', '7'], generation: 12 });
@@ -111,11 +126,14 @@ describe("Kafka's formats", () => {
         ['c', [2]],
       ]),
     );
-    expect(decodeAssignment(data)).toEqual([
-      { topic: 'a', partition: 0 },
-      { topic: 'a', partition: 5 },
-      { topic: 'c', partition: 2 },
-    ]);
-    expect(decodeAssignment(Buffer.alloc(0))).toEqual([]);
+    expect(decodeAssignment(data)).toEqual({
+      partitions: [
+        { topic: 'a', partition: 0 },
+        { topic: 'a', partition: 5 },
+        { topic: 'c', partition: 2 },
+      ],
+      moves: [],
+    });
+    expect(decodeAssignment(Buffer.alloc(0))).toEqual({ partitions: [], moves: [] });
   });
 });

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { decodeDone, Tracker, WINDOW } from '../src/tracker.ts';
+import { decodeDone, movedBy, moveOf, Tracker, WINDOW } from '../src/tracker.ts';
 
 /** A tracker that has read these offsets. */
 function read(offsets: readonly number[], from = 0, metadata = ''): Tracker {
@@ -65,11 +65,22 @@ describe('the bitmap', () => {
   });
 
   test('fits what a broker takes when its window is full, and not one more is handed out', () => {
-    const tracker = read(range(WINDOW + 1));
+    const tracker = read(range(WINDOW + 1), 0, movedBy('12345678'));
     for (const offset of range(WINDOW - 1, 1)) tracker.finish(offset);
     expect(tracker.metadata().length).toBeLessThanOrEqual(4_096);
     expect(tracker.hasRoom(WINDOW - 1)).toBe(true);
     expect(tracker.hasRoom(WINDOW)).toBe(false);
+  });
+
+  test('keeps the name of the last move, whatever is done after it', () => {
+    const first = new Tracker(3, movedBy('12345678'));
+    for (const offset of range(3, 3)) first.add(offset);
+    expect(moveOf(first.metadata())).toBe('12345678');
+    first.finish(4);
+    const next = new Tracker(first.position, first.metadata());
+    expect(range(3, 3).filter((offset) => next.add(offset))).toEqual([3, 5]);
+    expect(moveOf(next.metadata())).toBe('12345678');
+    expect(moveOf('')).toBe('');
   });
 
   test('is empty where nothing is done out of order', () => {

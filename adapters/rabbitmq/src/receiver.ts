@@ -17,7 +17,7 @@ import type { Channel } from 'amqplib';
 import { AloneQueue } from './alone-queue.ts';
 import type { ConfirmSender } from './confirm-sender.ts';
 import type { Ending } from './delivery-channel.ts';
-import { adapterName, brokerText, reply, replyCode, requestFailure, textOf } from './errors.ts';
+import { adapterName, brokerText, reply, replyCode, requestFailure } from './errors.ts';
 import { LaneSharing } from './lane-sharing.ts';
 import type { Link } from './link.ts';
 import type { BrokerNames, GroupPlace } from './names.ts';
@@ -329,5 +329,5 @@ export class RabbitReceiver implements Receiver, ReaderHost {
 
 function endingText(ending: Ending, queue: string): string {
   if (ending.kind === 'cancelled') return `queue "${queue}" was deleted`;
-  return ending.error === undefined ? 'the channel or its connection was closed' : brokerText(textOf(ending.error));
+  return ending.error === undefined ? 'the channel or its connection was closed' : brokerText(ending.error);
 }
