@@ -92,6 +92,7 @@ class KafkaConnection implements Connection {
       driver,
       publisher: this.#publisher,
       names: this.#names,
+      restore: () => this.#makeAgain('delay levels', []),
       requestTimeout: settings.requestTimeout,
       clock,
       logger,
@@ -153,8 +154,17 @@ class KafkaConnection implements Connection {
         results[index] = { status: 'stored', position: `${sent.partition}:${sent.offset}` };
       }
     }
-    if (missing.size > 0) await this.#makeAgain([...missing.values()]);
+    if (missing.size > 0) await this.#remake([...missing.values()]);
     return results;
+  }
+
+  /** Topics that are gone under a publisher; core sends their messages again. */
+  async #remake(messages: readonly OutgoingMessage[]): Promise<void> {
+    const what = `topics ${messages.map(({ topic }) => `"${topic.name}"`).join(', ')}`;
+    const items = messages.map(({ topic }) => ({ topic, groups: [] }));
+    await this.#makeAgain(what, items).catch((error: unknown) => {
+      this.#context.logger.debug(`kafka: ${String(error)}`);
+    });
   }
 
   #send(message: OutgoingMessage, now: number): Send {
@@ -165,15 +175,19 @@ class KafkaConnection implements Connection {
     return this.#delays.send(record, { topic, partition: undefined }, message.deliverAt ?? now);
   }
 
-  /** LIFE-07: topics that were deleted under a publisher; core sends their messages again. */
-  async #makeAgain(messages: readonly OutgoingMessage[]): Promise<void> {
+  /** LIFE-07: something was deleted under us. */
+  async #makeAgain(what: string, items: readonly ProvisionItem[]): Promise<void> {
     const { topology, logger } = this.#context;
-    if (topology !== 'create') return;
-    const items = messages.map(({ topic }) => ({ topic, groups: [] }));
-    logger.warn(`kafka: topics are gone and made again: ${items.map(({ topic }) => topic.name).join(', ')}`);
-    await this.#topology.provision(items, 'create').catch((error: unknown) => {
-      logger.warn(`kafka: topics cannot be made again: ${String(error)}`);
-    });
+    if (topology !== 'create') {
+      throw new ConfigError(
+        'topology',
+        `${what} do not exist on the broker, and with topology '${topology}' they are not made; make them, or use topology 'create'`,
+        { adapter },
+      );
+    }
+    logger.warn(`kafka: ${what} are gone and made again`);
+    this.#topology.recheck();
+    await this.#topology.provision(items, 'create');
   }
 
   async openReceiver(source: Source, events: ReceiverEvents): Promise<Receiver> {
@@ -215,21 +229,9 @@ class KafkaConnection implements Connection {
     return receiver;
   }
 
-  /** LIFE-07: topics that were deleted under a group. */
-  async #restore({ topic, name, temporary }: GroupRef): Promise<void> {
-    const { topology, logger } = this.#context;
-    if (topology !== 'create') {
-      throw new ConfigError(
-        'topology',
-        `topic "${topic.name}" or what belongs to its group "${name}" does not exist on the broker, and with topology '${topology}' it is not made; make it, or use topology 'create'`,
-        { adapter },
-      );
-    }
-    logger.warn(`kafka: topic "${topic.name}" or what belongs to its group "${name}" is gone and made again`);
-    await this.#topology.provision(
-      [{ topic, groups: [{ name, temporary, startAt: 'earliest', options: undefined }] }],
-      'create',
-    );
+  #restore({ topic, name, temporary }: GroupRef): Promise<void> {
+    const groups = [{ name, temporary, startAt: 'earliest', options: undefined }] as const;
+    return this.#makeAgain(`topic "${topic.name}" or what belongs to its group "${name}"`, [{ topic, groups }]);
   }
 
   async countDeadLetters(group: GroupRef): Promise<DeadLetterCount> {

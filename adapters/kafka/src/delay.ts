@@ -34,6 +34,8 @@ export interface DelayOptions {
   readonly driver: Driver;
   readonly publisher: Publisher;
   readonly names: KafkaNames;
+  /** Makes the levels again, where that is allowed. */
+  readonly restore: () => Promise<void>;
   readonly requestTimeout: number;
   readonly clock: Clock;
   readonly logger: Logger;
@@ -112,8 +114,7 @@ export class DelayLevels {
         interrupted: (failure) => logger.debug(`kafka: delays are not forwarded at the moment: ${failure.message}`),
         restored: () => this.#move(),
         positionLost: (level, what) => logger.error(`kafka: delayed messages may be lost in "${level}": ${what}`),
-        missing: (topic) =>
-          Promise.reject(new KafkaFailure('LEADER_NOT_AVAILABLE', `"${topic}" is gone`, { sent: true })),
+        missing: () => this.#options.restore(),
         failed: (failure) => logger.error(`kafka: delayed messages are not forwarded any more: ${failure.message}`),
       },
     });

@@ -267,7 +267,7 @@ export class KafkaReceiver implements Receiver {
         results[index] = item.log.alive ? this.#finish(item) : 'lost';
         continue;
       }
-      gone ||= result.code === 'UNKNOWN_TOPIC_OR_PARTITION' || result.code === 'LEADER_NOT_AVAILABLE';
+      gone ||= result.code === 'UNKNOWN_TOPIC_OR_PARTITION';
       if (isUnknown(result)) results[index] = 'unknown';
       else if (isPassing(result)) results[index] = 'retryable';
       else results[index] = this.#refused(settlement, item, send.record, result);

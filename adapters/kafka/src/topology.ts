@@ -91,6 +91,11 @@ export class Topology {
     this.#options = options;
   }
 
+  /** Something that stood is gone: nothing is taken for granted any more. */
+  recheck(): void {
+    this.#levels = false;
+  }
+
   async describe(topic: string): Promise<readonly PartitionInfo[] | undefined> {
     const name = this.#options.names.topic(topic);
     const found = (await this.#ask(`topic "${topic}"`, () => this.#options.driver.describeTopics([name]))).get(name);
