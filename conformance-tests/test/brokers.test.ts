@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { brokerImage, brokerImages, chosenImage, isDefaultVersion, selectImages } from '../src/brokers/images.ts';
-import { kafkaEnvironment } from '../src/brokers/kinds.ts';
+import { kafkaEnvironment, rabbitmqEnvironment } from '../src/brokers/kinds.ts';
 import { isGone, thisProcess } from '../src/brokers/owner.ts';
 
 beforeEach(() => {
@@ -48,9 +48,9 @@ describe('docker-compose.yml', () => {
     },
   );
 
-  it('gives Kafka the settings that tests give it', () => {
+  it('gives the brokers the settings that tests give them', () => {
     const port = 9092;
-    const settings = kafkaEnvironment({ host: 'localhost', port });
+    const settings = { ...rabbitmqEnvironment, ...kafkaEnvironment({ host: 'localhost', port }) };
     const composed = compose.replaceAll(`\${WAYBILL_KAFKA_PORT:-${port}}`, String(port));
     const lines = [...composed.matchAll(/^ {6}([A-Z_]+): "(.*)"$/gm)].map(([, name, value]) => [name, value]);
     expect(Object.fromEntries(lines)).toEqual(settings);

@@ -22,12 +22,20 @@
  * members beside plain Kafka clients in one group.
  */
 import type { Adapter } from '@waybill/core/adapter';
+import type { Kafka } from 'kafkajs';
 import { connectKafka } from './connection.ts';
 import { adapter } from './errors.ts';
 import { type KafkaOptions, readSettings, readUrl, type Settings } from './settings.ts';
 
 export type { KafkaOptions } from './settings.ts';
 export type { KafkaTopicOptions } from './topology.ts';
+
+declare module '@waybill/core' {
+  interface NativeClients {
+    /** A kafkajs client with the adapter's settings, to make admins, producers and consumers of; nothing of it is connected. */
+    kafka: Kafka;
+  }
+}
 
 /** Makes adapters for Kafka; called with options, or by `connect` with a URL. */
 export interface KafkaFactory {
