@@ -21,6 +21,8 @@
  * Unsupported: attempts of ordered topics that outlive a crash, and a count of deliveries, because Kafka has neither;
  * members beside plain Kafka clients in one group.
  */
+// Augmented below; TypeScript looks up only modules that are imported.
+import type {} from '@waybill/core';
 import type { Adapter } from '@waybill/core/adapter';
 import type { Kafka } from 'kafkajs';
 import { connectKafka } from './connection.ts';
