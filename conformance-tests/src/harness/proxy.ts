@@ -8,6 +8,9 @@ export interface Address {
   readonly port: number;
 }
 
+/** The proxy listens on this machine, wherever the broker is; the name is the one that test certificates bear. */
+const HERE = 'localhost';
+
 export interface ProxyOptions {
   readonly upstream: Address;
   /** Speak TLS with the clients, and plain TCP with the broker. */
@@ -37,7 +40,7 @@ export class TcpProxy {
   private constructor(server: Server, options: ProxyOptions) {
     this.#server = server;
     this.#options = options;
-    this.address = { host: options.upstream.host, port: (server.address() as AddressInfo).port };
+    this.address = { host: HERE, port: (server.address() as AddressInfo).port };
   }
 
   static async open(options: ProxyOptions): Promise<TcpProxy> {
