@@ -5,7 +5,7 @@
 import { spawn } from 'node:child_process';
 import { createWriteStream } from 'node:fs';
 import { mkdir, readFile } from 'node:fs/promises';
-import { type RunningBroker, startKafka, startRabbitmq } from '../conformance-tests/dist/brokers/start.js';
+import { startForTest } from '../conformance-tests/dist/brokers/start.js';
 
 interface Step {
   readonly name: string;
@@ -20,7 +20,17 @@ interface Verdict {
   readonly reason?: string;
 }
 
-const adapters = ['memory', 'rabbitmq', 'kafka'];
+/** A broker for an example, gone when it is disposed of. */
+interface Target extends AsyncDisposable {
+  readonly url: string;
+}
+
+/** Every adapter, and where its example runs. */
+const adapters: Readonly<Record<string, () => Promise<Target>>> = {
+  memory: async () => ({ url: 'memory:', [Symbol.asyncDispose]: async () => {} }),
+  rabbitmq: () => startForTest('rabbitmq'),
+  kafka: () => startForTest('kafka'),
+};
 const results = 'out/conformance.json';
 
 const command =
@@ -39,13 +49,12 @@ const command =
 
 const node = (...args: string[]): Step['run'] => command(process.execPath, args);
 
-/** The example on a broker of its own, that is removed again. */
-const orderFlow =
-  (start: (() => Promise<RunningBroker>) | undefined): Step['run'] =>
+/** An example, as it stands, on a broker of its own. */
+const example =
+  (name: string, start: () => Promise<Target>): Step['run'] =>
   async (log) => {
-    await using broker = start === undefined ? undefined : await start();
-    const env = { BROKER_URL: broker?.url ?? 'memory:' };
-    await command(process.execPath, ['examples/order-flow/dist/main.js'], env)(log);
+    await using target = await start();
+    await command(process.execPath, [`examples/${name}/dist/main.js`], { BROKER_URL: target.url })(log);
   };
 
 const steps: readonly Step[] = [
@@ -53,17 +62,21 @@ const steps: readonly Step[] = [
   { name: 'lint', run: command('biome', ['check', '--error-on-warnings', '.']) },
   { name: 'packages', run: node('scripts/check-packages.ts') },
   { name: 'samples of the documents', run: node('scripts/doc-samples.ts') },
+  { name: 'options in the documents', run: node('scripts/doc-options.ts') },
   { name: 'unit tests', run: command('vitest', ['run']) },
   {
     name: 'planted faults and the adapter of the docs',
     run: command('vitest', ['run', '--config', 'conformance-tests/vitest.config.ts', 'faults', 'array']),
   },
-  { name: 'brokers', run: node('conformance-tests/dist/brokers/cli.js', 'up', '--images-only') },
+  {
+    name: 'brokers',
+    run: node('conformance-tests/dist/brokers/cli.js', 'up', '--images-only', '--only', 'rabbitmq,kafka'),
+  },
   { name: 'conformance', run: node('conformance-tests/dist/cli.js', '--json', results) },
   { name: 'parity table', run: node('conformance-tests/dist/parity.js', '--check', results) },
-  { name: 'order-flow on memory', run: orderFlow(undefined) },
-  { name: 'order-flow on RabbitMQ', run: orderFlow(startRabbitmq) },
-  { name: 'order-flow on Kafka', run: orderFlow(startKafka) },
+  ...['order-flow', 'tour'].flatMap((name) =>
+    Object.entries(adapters).map(([adapter, start]) => ({ name: `${name} on ${adapter}`, run: example(name, start) })),
+  ),
 ];
 
 const seconds = (since: number): string => `${((performance.now() - since) / 1_000).toFixed(1)} s`;
@@ -96,7 +109,7 @@ async function summary(): Promise<{ passed: number; failed: number }> {
     (text) => JSON.parse(text) as Verdict[],
     (): Verdict[] => [],
   );
-  for (const adapter of adapters) {
+  for (const adapter of Object.keys(adapters)) {
     const own = verdicts.filter((verdict) => verdict.adapter === adapter);
     const count = (status: Verdict['status']): number => own.filter((verdict) => verdict.status === status).length;
     const skipped = own.length === 0;

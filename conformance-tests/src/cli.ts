@@ -1,5 +1,6 @@
 /** `npm run conformance`: runs the suite of this repository and reports per adapter and promise. */
 import { mkdir, writeFile } from 'node:fs/promises';
+import { availableParallelism } from 'node:os';
 import { dirname, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
@@ -11,16 +12,19 @@ import './suite-meta.ts';
 
 const ADAPTERS = ['memory', 'rabbitmq', 'kafka'] as const;
 
+/** Adapters under test at once: most of it is waiting, but each of them also measures time. */
+const SIDE_BY_SIDE = availableParallelism() + 1;
+
 const USAGE = `Usage: npm run conformance -- [options]
 
   --adapter NAME            one adapter (repeatable): ${ADAPTERS.join(', ')}; default all of them
   --id PREFIX               only promises that begin so (repeatable): RETRY, PUB-0, ACK-02
   --json FILE               writes an array of { adapter, id, status, reason }
-  --broker-version B=V      another version of a broker (repeatable): rabbitmq=3.10, kafka=4.1
-  --serial                  one adapter after the other; by default they run side by side
+  --broker-version B=V      another version of a broker (repeatable): rabbitmq=3.10, redis=7.0
+  --serial                  one adapter after the other; by default as many at once as there are cores, and one
 
-Brokers run in containers of their own. WAYBILL_RABBITMQ_URL or WAYBILL_KAFKA_URL name ones that run already, and
-WAYBILL_RABBITMQ_CONTAINER or WAYBILL_KAFKA_CONTAINER their containers, for the tests that stop them.`;
+Brokers run in containers of their own. WAYBILL_<BROKER>_URL names one that runs already, and WAYBILL_<BROKER>_CONTAINER
+its container, for the tests that stop it; a BROKER is one of RABBITMQ, KAFKA, REDIS, SQS and PUBSUB.`;
 
 interface Options {
   readonly adapters: readonly string[];
@@ -124,7 +128,7 @@ async function run(options: Options): Promise<number> {
       config: resolve(root, 'vitest.config.ts'),
       watch: false,
       reporters: ['default', collector],
-      fileParallelism: !options.serial,
+      maxWorkers: options.serial ? 1 : SIDE_BY_SIDE,
     },
   );
   const unhandled = vitest.state.getUnhandledErrors();

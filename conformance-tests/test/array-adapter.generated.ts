@@ -72,6 +72,7 @@ const capabilities: kit.Capabilities = {
   countsDeliveries: no('the array does not count how often it hands out a message'),
   cleanJoin: yes,
   knowsOrder: yes,
+  tellsLostPosition: yes,
   openPeek: yes,
   broadcastCleanup: 0,
   retention: 'Everything is kept until it is settled, as long as the process lives.',

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { brokerImage, brokerImages, chosenImage, isDefaultVersion, selectImages } from '../src/brokers/images.ts';
-import { kafkaEnvironment, rabbitmqEnvironment } from '../src/brokers/kinds.ts';
+import { kafkaEnvironment, pubsubCommand, rabbitmqEnvironment, redisCommand } from '../src/brokers/kinds.ts';
 import { isGone, thisProcess } from '../src/brokers/owner.ts';
 
 beforeEach(() => {
@@ -13,7 +13,7 @@ describe('the choice of images', () => {
   const chosen = (only?: string) => selectImages(only).map(({ broker, version }) => `${broker}@${version}`);
 
   it('is every broker in its first version when nothing is said', () => {
-    expect(chosen()).toEqual(['rabbitmq@4.0', 'kafka@4.3']);
+    expect(chosen()).toEqual(['rabbitmq@4.0', 'kafka@4.3', 'redis@8.0', 'sqs@2.4', 'pubsub@0.8']);
   });
 
   it('takes brokers and versions from a list, each once', () => {
@@ -22,7 +22,7 @@ describe('the choice of images', () => {
 
   it('follows the version set for a whole run', () => {
     vi.stubEnv('WAYBILL_RABBITMQ_VERSION', '3.10');
-    expect(chosen()).toEqual(['rabbitmq@3.10', 'kafka@4.3']);
+    expect(chosen().slice(0, 2)).toEqual(['rabbitmq@3.10', 'kafka@4.3']);
     expect(brokerImage('rabbitmq', '4.0').version).toBe('4.0');
   });
 
@@ -34,7 +34,8 @@ describe('the choice of images', () => {
 
   it('lets a setting replace the image of one version only', () => {
     vi.stubEnv('WAYBILL_KAFKA_IMAGE', 'example/kafka:1');
-    expect(brokerImages.map(chosenImage)).toEqual([undefined, undefined, 'example/kafka:1', undefined]);
+    const chosen = brokerImages.filter((image) => chosenImage(image) !== undefined);
+    expect(chosen.map(({ broker, version }) => `${broker}@${version}`)).toEqual(['kafka@4.3']);
   });
 });
 
@@ -54,6 +55,8 @@ describe('docker-compose.yml', () => {
     const composed = compose.replaceAll(`\${WAYBILL_KAFKA_PORT:-${port}}`, String(port));
     const lines = [...composed.matchAll(/^ {6}([A-Z_]+): "(.*)"$/gm)].map(([, name, value]) => [name, value]);
     expect(Object.fromEntries(lines)).toEqual(settings);
+    const commands = [...composed.matchAll(/^ {4}command: (.*)$/gm)].map(([, list]) => JSON.parse(list ?? ''));
+    expect(commands).toEqual([redisCommand, pubsubCommand]);
   });
 });
 

@@ -1,6 +1,7 @@
 /** What is asked of a group from outside: its dead letters, its lag, its place, its end. */
 import { randomUUID } from 'node:crypto';
 import {
+  backOff,
   type Clock,
   ConfigError,
   type DeadLetterRecord,
@@ -23,9 +24,9 @@ import {
   KafkaFailure,
   type TopicPartition,
 } from './driver.ts';
-import { adapter, asFailure, isPassing, isUnknown, toWaybillError } from './errors.ts';
+import { adapter, asFailure, settleError, toWaybillError } from './errors.ts';
 import { laneOfPartition } from './partition-log.ts';
-import type { Publisher, Send, Sent } from './publisher.ts';
+import type { Publisher, Send } from './publisher.ts';
 import { copyRecord, deadLetterKey, headerText, kafkaHeaders, readDestination, readRecord } from './records.ts';
 import { type KafkaNames, LEVELS, type Offsets } from './topology.ts';
 import { decodeDone, movedBy, moveOf } from './tracker.ts';
@@ -124,7 +125,9 @@ export class DeadLetterReader implements DeadLetterScan {
     const struck = await this.#strike(stored);
     // A copy that is stored whose entry could not be struck is redriven: at least once.
     let at = 0;
-    return sent.map((result) => (result instanceof KafkaFailure ? outcome(result) : (struck[at++] ?? 'unknown')));
+    return sent.map((result) =>
+      result instanceof KafkaFailure ? settleError(result) : (struck[at++] as SettleResult),
+    );
   }
 
   purge(records: readonly DeadLetterRecord[]): Promise<readonly SettleResult[]> {
@@ -142,16 +145,12 @@ export class DeadLetterReader implements DeadLetterScan {
         return { topic, partition: 0, record: { key, value: null, headers: {}, timestamp } };
       }),
     );
-    return sent.map((result) => (result instanceof KafkaFailure ? outcome(result) : 'applied'));
+    return sent.map((result) => (result instanceof KafkaFailure ? settleError(result) : 'applied'));
   }
 
   async close(): Promise<void> {
     this.#log?.close();
   }
-}
-
-function outcome(failure: Sent & KafkaFailure): SettleResult {
-  return isUnknown(failure) || !isPassing(failure) ? 'unknown' : 'retryable';
 }
 
 const entryOf = (record: FetchedRecord): string => record.key?.toString('utf8') ?? '';
@@ -189,6 +188,7 @@ async function survey(
   } catch (error) {
     log?.close();
     if (error instanceof KafkaFailure && error.code === 'UNKNOWN_TOPIC_OR_PARTITION') {
+      await requireGroup(options, group);
       return { struck, count: 0, log: undefined };
     }
     throw toWaybillError(error, `dead letters of group "${group.name}"`, target);
@@ -199,6 +199,27 @@ export async function countDeadLetters(options: AdminOptions, group: GroupRef): 
   const { count, log } = await survey(options, group);
   log?.close();
   return count;
+}
+
+/**
+ * A group that was made has a place, or at least its retries, which outlive a lost place.
+ *
+ * @throws ConfigError for one that does not exist
+ */
+async function requireGroup({ driver, names, target }: AdminOptions, { topic, name }: GroupRef): Promise<void> {
+  const what = `group "${name}" of topic "${topic.name}"`;
+  const retry = names.retry(topic.name, name);
+  try {
+    const partitions = await partitionsOf(driver, [names.topic(topic.name), retry]);
+    if (partitions.some((one) => one.topic === retry)) return;
+    const places = await driver.committed(names.group(topic.name, name), partitions);
+    const failure = places.find((place) => place instanceof KafkaFailure);
+    if (failure !== undefined) throw failure;
+    if (places.some((place) => place !== undefined)) return;
+  } catch (error) {
+    throw toWaybillError(error, what, target);
+  }
+  throw new ConfigError('group', `${what} does not exist on the broker; the first subscribe makes it`, { adapter });
 }
 
 /** Reads a partition once, from an offset (its beginning) to where it ends now. */
@@ -264,6 +285,7 @@ class LogScan {
 export async function readLag(options: AdminOptions, group: GroupRef, inFlight: number, members: number): Promise<Lag> {
   const { driver, names, target } = options;
   const { topic, name } = group;
+  await requireGroup(options, group);
   try {
     const source = names.topic(topic.name);
     const retry = names.retry(topic.name, name);
@@ -286,7 +308,10 @@ export async function readLag(options: AdminOptions, group: GroupRef, inFlight: 
 async function partitionsOf(driver: Driver, topics: readonly string[]): Promise<TopicPartition[]> {
   const partitions: TopicPartition[] = [];
   for (const [topic, known] of await driver.describeTopics(topics)) {
-    if (known instanceof KafkaFailure) continue;
+    if (known instanceof KafkaFailure) {
+      if (known.code === 'UNKNOWN_TOPIC_OR_PARTITION') continue;
+      throw known;
+    }
     for (const { partition } of known) partitions.push({ topic, partition });
   }
   return partitions;
@@ -350,6 +375,8 @@ export async function moveGroup(options: AdminOptions, group: GroupRef, offsets:
   const { topic, name } = group;
   const source = names.topic(topic.name);
   const entries = [...offsets].map(([partition, offset]) => ({ topic: source, partition, offset, metadata: '' }));
+  // A commit would make it.
+  await requireGroup(options, group);
   try {
     const failures = await driver.commit(names.group(topic.name, name), undefined, entries);
     const failure = failures.find((one) => one !== undefined);
@@ -429,11 +456,25 @@ export async function removeGroup(options: AdminOptions, group: GroupRef): Promi
       throw new ConfigError('group', `${what} has members; close its subscriptions first`);
     }
     if (failure !== undefined && failure.code !== 'GROUP_ID_NOT_FOUND') throw failure;
-    const deleted = await driver.deleteTopics([names.retry(topic.name, name), names.deadLetter(topic.name, name)]);
-    for (const one of deleted.values()) {
+    const own = [names.retry(topic.name, name), names.deadLetter(topic.name, name)];
+    for (const one of (await driver.deleteTopics(own)).values()) {
       if (one !== undefined && one.code !== 'UNKNOWN_TOPIC_OR_PARTITION') throw one;
     }
+    await untilGone(options, own);
   } catch (error) {
     throw toWaybillError(error, what, target);
+  }
+}
+
+/** How long brokers may take to hear that a topic was deleted. */
+const PARTING = 2_000;
+
+/** The controller has deleted them; whoever makes the group again at once must not meet what is left. */
+async function untilGone({ driver, clock }: AdminOptions, topics: readonly string[]): Promise<void> {
+  const giveUp = clock.monotonic() + PARTING;
+  for (let failures = 1; clock.monotonic() < giveUp; failures++) {
+    const found = await driver.describeTopics(topics);
+    if ([...found.values()].every((one) => one instanceof KafkaFailure)) return;
+    await sleep(clock, backOff(failures, { initial: 5, max: 200 }));
   }
 }

@@ -26,8 +26,11 @@ export interface Move {
   readonly offsets: Readonly<Record<string, number>>;
 }
 
-/** `even`: members get equally many. `keep`: a new member gets only what nobody has, so nothing moves. */
-export type Sharing = 'even' | 'keep';
+/**
+ * `even`: members get equally many. `one`: whoever has most gets what nobody has, and the others stand by, so that
+ * nothing moves or depends on members that have just come.
+ */
+export type Sharing = 'even' | 'one';
 
 /** The units of each member; those that have to be let go first are with nobody. */
 export function assign(claims: readonly Claim[], units: readonly string[], sharing: Sharing): Map<string, string[]> {
@@ -39,30 +42,26 @@ export function assign(claims: readonly Claim[], units: readonly string[], shari
       if (exists.has(unit) && (other === undefined || other.generation < claim.generation)) owners.set(unit, claim);
     }
   }
-  const owned = claims.map((claim) => ({
-    member: claim.member,
-    units: units.filter((unit) => owners.get(unit) === claim),
-  }));
-  // Who has most keeps most: so the fewest units move.
-  owned.sort((a, b) => b.units.length - a.units.length || (a.member < b.member ? -1 : 1));
-  const share = Math.floor(units.length / Math.max(1, owned.length));
-  const larger = units.length % Math.max(1, owned.length);
+  const owned = claims.map((claim) => ({ claim, units: units.filter((unit) => owners.get(unit) === claim) }));
+  // Who has most keeps most, so that the fewest units move; who has just come is last.
+  owned.sort((a, b) => {
+    const order = b.units.length - a.units.length || b.claim.generation - a.claim.generation;
+    return order || (a.claim.member < b.claim.member ? -1 : 1);
+  });
+  const shares = owned.map(({ claim, units: mine }, index) => {
+    const quota = Math.floor(units.length / owned.length) + (index < units.length % owned.length ? 1 : 0);
+    const most = sharing === 'even' ? quota : index === 0 ? units.length : mine.length;
+    return { member: claim.member, most, units: mine.slice(0, most) };
+  });
   const free = units.filter((unit) => !owners.has(unit));
-  const result = new Map<string, string[]>();
-  for (const [index, { member, units: mine }] of owned.entries()) {
-    result.set(member, sharing === 'keep' ? mine : mine.slice(0, share + (index < larger ? 1 : 0)));
-  }
-  for (let round = 0; free.length > 0 && round <= share; round++) {
-    for (const [index, { member }] of owned.entries()) {
-      const mine = result.get(member) ?? [];
-      const quota = share + (index < larger ? 1 : 0);
-      if (mine.length > round || mine.length >= quota) continue;
+  for (let least = 0; free.length > 0 && least <= units.length; least++) {
+    for (const share of shares) {
+      if (share.units.length > least || share.units.length >= share.most) continue;
       const unit = free.shift();
-      if (unit === undefined) break;
-      mine.push(unit);
+      if (unit !== undefined) share.units.push(unit);
     }
   }
-  return result;
+  return new Map(shares.map(({ member, units: mine }) => [member, mine]));
 }
 
 /** What the leader of a group tells its members, from what they claimed when they joined. */

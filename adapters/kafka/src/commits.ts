@@ -3,12 +3,10 @@
  * for one or two round trips however many others there are. A commit is repeated until the broker has it or the
  * partition is not ours any more.
  */
-import { backOff, type Clock, type Logger, sleep } from '@waybill/core/adapter';
+import { backOff, type Clock, type Logger, type SettleResult, sleep } from '@waybill/core/adapter';
 import type { Driver, KafkaFailure, MemberRef } from './driver.ts';
-import { asFailure, isPassing } from './errors.ts';
+import { asFailure, isPassing, settleError, unconfirmed } from './errors.ts';
 import type { PartitionLog } from './partition-log.ts';
-
-export type CommitResult = 'applied' | 'lost' | 'unknown';
 
 export interface CommitterOptions {
   readonly driver: Driver;
@@ -24,8 +22,8 @@ export interface CommitterOptions {
 }
 
 interface Waiting {
-  readonly done: Promise<CommitResult>;
-  readonly settle: (result: CommitResult) => void;
+  readonly done: Promise<SettleResult>;
+  readonly settle: (result: SettleResult) => void;
   readonly since: number;
 }
 
@@ -45,12 +43,12 @@ export class Committer {
   }
 
   /** Resolves when a commit of this log's present position is confirmed. */
-  commit(log: PartitionLog): Promise<CommitResult> {
+  commit(log: PartitionLog): Promise<SettleResult> {
     if (!log.alive) return Promise.resolve('lost');
     let waiting = this.#waiting.get(log);
     if (waiting === undefined) {
-      let settle: (result: CommitResult) => void = () => {};
-      const done = new Promise<CommitResult>((resolve) => {
+      let settle: (result: SettleResult) => void = () => {};
+      const done = new Promise<SettleResult>((resolve) => {
         settle = resolve;
       });
       waiting = { done, settle, since: this.#options.clock.monotonic() };
@@ -63,7 +61,7 @@ export class Committer {
   /** Whoever still waits is told that the outcome is unknown. */
   close(): void {
     this.#closed = true;
-    for (const { settle } of this.#waiting.values()) settle('unknown');
+    for (const { settle } of this.#waiting.values()) settle(unconfirmed('it is being closed'));
     this.#waiting.clear();
   }
 
@@ -124,22 +122,22 @@ export class Committer {
         waiting.settle('lost');
       } else if (failure === notNow || isPassing(failure)) {
         if (failure !== notNow && failure.code === 'UNKNOWN_MEMBER_ID') fenced();
-        this.#again(log, waiting);
+        this.#again(log, waiting, failure);
         complete = false;
       } else {
         this.#options.logger.error(
           `kafka: group "${group}" cannot commit partition ${log.partition} of "${log.topic}": ${failure.message}`,
         );
-        waiting.settle('unknown');
+        waiting.settle(settleError(failure));
       }
     }
     return complete;
   }
 
-  #again(log: PartitionLog, waiting: Waiting): void {
+  #again(log: PartitionLog, waiting: Waiting, why: KafkaFailure | typeof notNow): void {
     const { clock, patience } = this.#options;
     if (clock.monotonic() - waiting.since > patience) {
-      waiting.settle('unknown');
+      waiting.settle(why === notNow ? unconfirmed('the member is joining its group again') : settleError(why));
       // Still to be committed, but nobody waits for it.
       if (!this.#waiting.has(log)) this.#waiting.set(log, { ...waiting, settle: () => {} });
       return;

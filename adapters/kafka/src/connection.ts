@@ -21,14 +21,15 @@ import {
   type TopicInfo,
 } from '@waybill/core/adapter';
 import { type AdminOptions, countDeadLetters, DeadLetterReader, moveGroup, readLag, removeGroup } from './admin.ts';
+import { capabilities } from './capabilities.ts';
 import { DelayLevels } from './delay.ts';
 import { type Driver, KafkaFailure } from './driver.ts';
 import { kafkajsDriver } from './driver-kafkajs.ts';
 import { adapter, connectionError, sendFailure } from './errors.ts';
+import type { Settings } from './options.ts';
 import { Publisher, type Send } from './publisher.ts';
 import { KafkaReceiver } from './receiver.ts';
 import { messageRecord } from './records.ts';
-import { RESERVE, type Settings } from './settings.ts';
 import { type KafkaNames, kafkaNames, Topology } from './topology.ts';
 
 /** @throws ConnectionError (LIFE-04) */
@@ -114,7 +115,7 @@ class KafkaConnection implements Connection {
       for (const { name, options } of groups) checkOptions(options ?? {}, [], `group "${name}" broker.kafka`);
     }
     const differences = await this.#topology.provision(items, mode);
-    this.#delays.start();
+    if (this.#topology.hasLevels) this.#delays.start();
     return differences;
   }
 
@@ -127,17 +128,23 @@ class KafkaConnection implements Connection {
 
   async publish(batch: readonly OutgoingMessage[]): Promise<readonly SendResult[]> {
     const now = this.#context.clock.now();
+    if (batch.some((message) => isLater(message, now))) await this.#makeLevels();
     const results: SendResult[] = new Array(batch.length);
     const sends: Send[] = [];
     const places: number[] = [];
+    // Making a name is dear beside all else that is done for a message.
+    const topics = new Map<string, string>();
     for (const [index, message] of batch.entries()) {
       const fault = optionFault(message);
       if (fault !== undefined) {
         results[index] = { status: 'failed', outcome: 'not-sent', retryable: false, error: fault };
         continue;
       }
+      const { name } = message.topic;
+      const topic = topics.get(name) ?? this.#names.topic(name);
+      topics.set(name, topic);
       places.push(index);
-      sends.push(this.#send(message, now));
+      sends.push(this.#send(message, topic, now));
     }
     const missing = new Map<string, OutgoingMessage>();
     for (const [at, sent] of (await this.#publisher.send(sends)).entries()) {
@@ -158,6 +165,15 @@ class KafkaConnection implements Connection {
     return results;
   }
 
+  /** Where they cannot be made, the sends say why. */
+  async #makeLevels(): Promise<void> {
+    const { topology, logger } = this.#context;
+    if (this.#topology.hasLevels || topology !== 'create') return;
+    await this.#topology.provision([], 'create').catch((error: unknown) => {
+      logger.debug(`kafka: the delay levels are not made: ${String(error)}`);
+    });
+  }
+
   /** Topics that are gone under a publisher; core sends their messages again. */
   async #remake(messages: readonly OutgoingMessage[]): Promise<void> {
     const what = `topics ${messages.map(({ topic }) => `"${topic.name}"`).join(', ')}`;
@@ -167,8 +183,7 @@ class KafkaConnection implements Connection {
     });
   }
 
-  #send(message: OutgoingMessage, now: number): Send {
-    const topic = this.#names.topic(message.topic.name);
+  #send(message: OutgoingMessage, topic: string, now: number): Send {
     const record = messageRecord(message);
     if (!isLater(message, now)) return { topic, record, ordered: message.topic.ordered };
     this.#delays.start();
@@ -204,7 +219,7 @@ class KafkaConnection implements Connection {
     const startAt = group.temporary
       ? (this.#topology.pinned(group) ?? (await this.#topology.resolve(kafkaTopic, 'latest')))
       : undefined;
-    const receiver: KafkaReceiver = await KafkaReceiver.open({
+    const receiver = await KafkaReceiver.open({
       source,
       events,
       driver: this.#driver,
@@ -223,7 +238,7 @@ class KafkaConnection implements Connection {
       requestTimeout: this.#settings.requestTimeout,
       clock,
       logger,
-      ended: () => this.#receivers.delete(receiver),
+      ended: (ended) => this.#receivers.delete(ended),
     });
     this.#receivers.add(receiver);
     return receiver;
@@ -307,27 +322,4 @@ function optionFault({ topic, options }: OutgoingMessage): ConfigError | undefin
     `broker.kafka.${unknown}`,
     `unknown option of a publish to topic "${topic.name}"; Kafka has none`,
   );
-}
-
-function capabilities(settings: Settings): Capabilities {
-  const yes = { supported: true } as const;
-  const no = (reason: string) => ({ supported: false, reason }) as const;
-  return {
-    // The bounds of a session that brokers allow unless told otherwise.
-    lease: { kind: 'lane', min: 6_000, max: 1_800_000, maxHandling: Number.POSITIVE_INFINITY },
-    maxMessageBytes: settings.maxMessageBytes - RESERVE,
-    maxDelay: Number.POSITIVE_INFINITY,
-    publish: { maxMessages: 2_000, maxBytes: 8 * 1024 * 1024, maxInFlight: 4 },
-    log: yes,
-    orderedAttempts: no(
-      'attempts of an ordered topic are counted in the member that holds the key, and a crash starts them again: Kafka has no place for a number beside a message',
-    ),
-    countsDeliveries: no('a Kafka broker keeps no count of deliveries'),
-    cleanJoin: yes,
-    knowsOrder: no('a Kafka topic keeps order by key whatever was declared'),
-    openPeek: yes,
-    broadcastCleanup: 0,
-    retention:
-      "topics keep the broker's retention unless config sets it; the place of a group never expires, however long it is idle; retries, delays and dead letters are kept without limit (retention.ms -1, dead letters compacted)",
-  };
 }

@@ -7,8 +7,7 @@
  * commits only what has arrived, so a crash may double a message and loses none.
  */
 import { Alarm, type Clock, Heap, integer, type Logger, wireHeaders } from '@waybill/core/adapter';
-import type { Driver, OutgoingRecord } from './driver.ts';
-import { KafkaFailure } from './driver.ts';
+import { type Driver, KafkaFailure, type OutgoingRecord } from './driver.ts';
 import { isPassing } from './errors.ts';
 import type { Item, PartitionLog } from './partition-log.ts';
 import type { Publisher, Send } from './publisher.ts';
@@ -99,7 +98,7 @@ export class DelayLevels {
       session: SESSION,
       rebalance: REBALANCE,
       // One forwarder has work for no more than itself; a level that moves stands still meanwhile.
-      sharing: 'keep',
+      sharing: 'one',
       ahead: { records: STEP, bytes: 16 * 1024 * 1024 },
       disposable: () => true,
       patience: requestTimeout,

@@ -57,6 +57,7 @@ class KafkajsDriver implements Driver {
   readonly #options: DriverOptions;
   readonly #brokers = new Map<number, Endpoint>();
   readonly #topics = new Map<string, readonly PartitionInfo[]>();
+  readonly #reading = new Map<string, Promise<Map<string, readonly PartitionInfo[] | KafkaFailure>>>();
   readonly #coordinators = new Map<string, number>();
   readonly #control: LinkPool;
   readonly #producing: LinkPool;
@@ -99,9 +100,16 @@ class KafkajsDriver implements Driver {
   async partitions(topic: string): Promise<readonly PartitionInfo[]> {
     const known = this.#topics.get(topic);
     if (known !== undefined) return known;
-    const found = (await this.#readMetadata([topic])).get(topic);
+    // Everybody who asks meanwhile waits for the same answer.
+    let reading = this.#reading.get(topic);
+    if (reading === undefined) {
+      reading = this.#readMetadata([topic]).finally(() => this.#reading.delete(topic));
+      this.#reading.set(topic, reading);
+    }
+    const found = (await reading).get(topic);
     if (found === undefined) throw refused('UNKNOWN_TOPIC_OR_PARTITION', topic);
     if (found instanceof KafkaFailure) throw found;
+    if (found.length === 0) throw refused('LEADER_NOT_AVAILABLE', `topic "${topic}" is being made`);
     return found;
   }
 
@@ -128,7 +136,8 @@ class KafkajsDriver implements Driver {
       const partitions = partitionMetadata
         .map(({ partitionId, leader }) => ({ partition: partitionId, leader: leader < 0 ? undefined : leader }))
         .sort((a, b) => a.partition - b.partition);
-      if (partitions.every(({ leader }) => leader !== undefined)) this.#topics.set(topic, partitions);
+      // Also where one has no leader: the others go on, and whoever needs that one forgets the topic and asks again.
+      if (partitions.length > 0) this.#topics.set(topic, partitions);
       found.set(topic, partitions);
     }
     return found;
@@ -248,10 +257,10 @@ class KafkajsDriver implements Driver {
       if (failure.code === 'UNKNOWN_TOPIC_OR_PARTITION') return failure;
       throw failure;
     }
-    return (
-      partitions.find((one) => one.partition === partition)?.leader ??
-      refused('LEADER_NOT_AVAILABLE', `partition ${partition} of topic "${topic}"`)
-    );
+    const leader = partitions.find((one) => one.partition === partition)?.leader;
+    if (leader !== undefined) return leader;
+    this.forget(topic);
+    return refused('LEADER_NOT_AVAILABLE', `partition ${partition} of topic "${topic}"`);
   }
 
   async deleteRecords(before: readonly (TopicPartition & { readonly offset: number })[]): Promise<void> {
@@ -303,8 +312,8 @@ class KafkajsDriver implements Driver {
       },
       this.#options.requestTimeout * 2,
     )) as ProduceAnswer;
-    const results: (number | KafkaFailure)[] = batches.map(({ topic }) =>
-      refused('UNKNOWN', `topic "${topic}": no answer`),
+    const results: (number | KafkaFailure)[] = batches.map(
+      ({ topic }) => new KafkaFailure('UNKNOWN', `topic "${topic}": no answer`, { sent: true }),
     );
     for (const { topicName, partitions } of answer.topics) {
       for (const { partition, errorCode, baseOffset } of partitions) {
@@ -364,7 +373,7 @@ class KafkajsDriver implements Driver {
       for (const { partition, errorCode } of partitions) found.set(`${topic}:${partition}`, errorCode);
     }
     return entries.map(({ topic, partition }) => {
-      const code = found.get(`${topic}:${partition}`) ?? 0;
+      const code = found.get(`${topic}:${partition}`) ?? NO_ANSWER;
       if (code === 0) return undefined;
       this.#forgetCoordinator(group, code);
       return refusal(code, `partition ${partition} of topic "${topic}" in group "${group}"`);
@@ -447,6 +456,8 @@ class KafkajsDriver implements Driver {
   openGroup(group: string, timeouts: { session: number; rebalance: number }): GroupLink {
     // A heartbeat that hangs must not outlive the session that it is to keep.
     const requestTimeout = Math.min(this.#options.requestTimeout, Math.ceil(timeouts.session / 2));
+    // Whoever the others wait for is put out after its session; then a join that is still not answered was lost.
+    const wait = Math.min(timeouts.session, timeouts.rebalance) + this.#options.requestTimeout;
     const links = new LinkPool({ ...this.#options, requestTimeout });
     const call = (api: string, args: object, timeout?: number): Promise<unknown> =>
       this.#callCoordinator(api, group, { groupId: group, ...args }, links, timeout);
@@ -464,7 +475,6 @@ class KafkajsDriver implements Driver {
           protocolType: 'consumer',
           groupProtocols: [{ name: protocol, metadata }],
         };
-        const wait = timeouts.rebalance + this.#options.requestTimeout;
         let answer = (await call('JoinGroup', args, wait)) as JoinResponse;
         if (nameOf(answer.errorCode) === 'MEMBER_ID_REQUIRED') {
           named(answer.memberId);
@@ -487,7 +497,7 @@ class KafkajsDriver implements Driver {
             generationId: member.generation,
             groupAssignment: assignments.map(({ id, assignment }) => ({ memberId: id, memberAssignment: assignment })),
           },
-          timeouts.rebalance + this.#options.requestTimeout,
+          wait,
         )) as SyncResponse;
         check(answer.errorCode);
         return answer.memberAssignment ?? Buffer.alloc(0);
@@ -624,6 +634,9 @@ class KafkajsDriver implements Driver {
 
 /** Asked for when only the brokers matter: a request without names would list every topic of the cluster. */
 const aTopic = '__consumer_offsets';
+
+/** Kafka's code for an error that it does not name. */
+const NO_ANSWER = -1;
 
 /** Of one answer, over all partitions; a first batch larger than this comes all the same. */
 const FETCH_BYTES = 16 * 1024 * 1024;

@@ -49,6 +49,8 @@ export const isNetwork = (failure: KafkaFailure): boolean =>
 
 export function asFailure(error: unknown): KafkaFailure {
   if (error instanceof KafkaFailure) return error;
+  // What was made of a failure for the user is still that failure, which may pass.
+  if (WaybillError.is(error) && error.cause instanceof KafkaFailure) return error.cause;
   const text = error instanceof Error ? error.message : String(error);
   return new KafkaFailure('UNREADABLE', text, { sent: true, cause: error });
 }
@@ -109,19 +111,38 @@ export function sendFailure(failure: KafkaFailure, topic: string, size: number, 
   return { status: 'failed', outcome, retryable, error: new PublishError(text, { adapter, outcome, cause: failure }) };
 }
 
-export function isUnknown(failure: KafkaFailure): boolean {
-  switch (failure.code) {
-    case 'CONNECTION':
-    case 'TIMEOUT':
-    case 'CLOSED':
-      return failure.sent;
-    case 'REQUEST_TIMED_OUT':
-    case 'NOT_ENOUGH_REPLICAS_AFTER_APPEND':
-    case 'NETWORK_EXCEPTION':
-    case 'UNKNOWN':
-    case 'UNREADABLE':
-      return true;
-    default:
-      return false;
-  }
+/**
+ * Answers after which a batch may be stored all the same. A leader that is deposed while it waits for its replicas says
+ * that it leads no more, also about what these have taken already.
+ */
+const doubtful = new Set([
+  'CONNECTION',
+  'TIMEOUT',
+  'CLOSED',
+  'UNREADABLE',
+  'UNKNOWN',
+  'NETWORK_EXCEPTION',
+  'REQUEST_TIMED_OUT',
+  'NOT_ENOUGH_REPLICAS_AFTER_APPEND',
+  'NOT_LEADER_FOR_PARTITION',
+  'REPLICA_NOT_AVAILABLE',
+  'FENCED_LEADER_EPOCH',
+  'KAFKA_STORAGE_ERROR',
+]);
+
+/** Whether nobody knows if what was sent is stored. */
+export const isUnknown = (failure: KafkaFailure): boolean => failure.sent && doubtful.has(failure.code);
+
+/** Why a settlement is not done, or not known to be. */
+export function settleError(failure: KafkaFailure): WaybillError {
+  return new ConnectionError(`Kafka did not confirm a settlement: ${failure.message} (${failure.code})`, {
+    adapter,
+    cause: failure,
+    retryable: isPassing(failure),
+  });
+}
+
+/** A commit that nobody has refused. */
+export function unconfirmed(why: string): WaybillError {
+  return new ConnectionError(`Kafka has not confirmed a commit yet: ${why}`, { adapter });
 }

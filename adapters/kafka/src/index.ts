@@ -27,9 +27,9 @@ import type { Adapter } from '@waybill/core/adapter';
 import type { Kafka } from 'kafkajs';
 import { connectKafka } from './connection.ts';
 import { adapter } from './errors.ts';
-import { type KafkaOptions, readSettings, readUrl, type Settings } from './settings.ts';
+import { type KafkaOptions, readSettings, readUrl, type Settings } from './options.ts';
 
-export type { KafkaOptions } from './settings.ts';
+export type { KafkaOptions } from './options.ts';
 export type { KafkaTopicOptions } from './topology.ts';
 
 declare module '@waybill/core' {

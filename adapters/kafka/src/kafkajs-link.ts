@@ -34,6 +34,9 @@ const highest: Readonly<Record<string, number>> = {
   OffsetCommit: 4,
 };
 
+/** Milliseconds by which kafkajs may be late with a time-out; it looks ten times a second. */
+const GRACE = 1_000;
+
 /** Connections to the brokers, one each, made when they are first needed. */
 export class LinkPool {
   readonly #options: LinkOptions;
@@ -89,7 +92,8 @@ class Link {
     try {
       const { request, response, requestTimeout } = this.#protocol(api, args);
       const encode = request.encode;
-      const sending = connection.send({
+      const limit = Math.max(timeout ?? this.#options.requestTimeout, requestTimeout ?? 0);
+      const answer = connection.send({
         request: {
           ...request,
           encode: async () => {
@@ -100,10 +104,10 @@ class Link {
         },
         // kafkajs would throw at the first refused partition and drop the answers about all others.
         response: { decode: decode ?? response.decode, parse: (data) => Promise.resolve(data) },
-        requestTimeout: Math.max(timeout ?? this.#options.requestTimeout, requestTimeout ?? 0),
+        requestTimeout: limit,
         logResponseError: false,
       });
-      return await sending;
+      return await this.#inTime(answer, limit + GRACE, () => sent);
     } catch (error) {
       // A write that the system refused has not reached the broker as a whole; of several, nobody knows which one.
       if (this.#underWay === 1 && isFailedWrite(error)) sent = false;
@@ -128,8 +132,10 @@ class Link {
 
   #open(): Promise<KafkajsConnection> {
     if (this.#closed) return Promise.reject(closedFailure());
+    // A connection that is logging in is connected, too.
+    if (this.#opening !== undefined) return this.#opening;
     if (this.#connection?.isConnected()) return Promise.resolve(this.#connection);
-    this.#opening ??= this.#connect().finally(() => {
+    this.#opening = this.#connect().finally(() => {
       this.#opening = undefined;
     });
     return this.#opening;
@@ -139,7 +145,7 @@ class Link {
     const connection = openConnection(this.#endpoint, this.#options);
     this.#connection = connection;
     try {
-      await this.#inTime(this.#logIn(connection));
+      await this.#inTime(this.#logIn(connection), 2 * this.#options.connectTimeout, () => false);
       if (this.#closed) throw closedFailure();
       return connection;
     } catch (error) {
@@ -162,14 +168,16 @@ class Link {
     await connection.authenticate();
   }
 
-  /** Logging in has no time-out in kafkajs: a listener that never answers would hang it for ever. */
-  #inTime(work: Promise<void>): Promise<void> {
-    const { clock, connectTimeout } = this.#options;
+  /**
+   * Logging in, also anew when a session ends, has no time-out in kafkajs, and a request that meets a connection which
+   * is just being closed is never answered: either would hang for ever.
+   */
+  #inTime<T>(work: Promise<T>, ms: number, sent: () => boolean): Promise<T> {
     return new Promise((resolve, reject) => {
-      const timer = clock.setTimeout(() => {
-        const text = `no connection and log-in within ${2 * connectTimeout} ms`;
-        reject(new KafkaFailure('TIMEOUT', text, { sent: false }));
-      }, 2 * connectTimeout);
+      const timer = this.#options.clock.setTimeout(() => {
+        const { host, port } = this.#endpoint;
+        reject(new KafkaFailure('TIMEOUT', `no answer from ${host}:${port} within ${ms} ms`, { sent: sent() }));
+      }, ms);
       work.then(resolve, reject).finally(() => timer.cancel());
     });
   }

@@ -30,9 +30,11 @@ export interface MemberOptions {
   readonly unitOf: (partition: TopicPartition) => string;
   /** Milliseconds of silence after which the broker gives our units to others. */
   readonly session: number;
-  /** Milliseconds that the others wait for a member that does not join again; default: a session. */
-  readonly rebalance?: number;
-  /** Whether members share evenly, or whoever has a unit keeps it. */
+  /**
+   * Milliseconds that the others wait for a member that does not join again before they go on without it. Longer than
+   * a session, only the session counts.
+   */
+  readonly rebalance: number;
   readonly sharing: Sharing;
   readonly clock: Clock;
   readonly logger: Logger;
@@ -72,6 +74,8 @@ export class Member {
   #leader = false;
   #rejoin = false;
   #down = false;
+  /** In monotonic time, when the broker was last asked something that it answered as to a member. */
+  #heard = 0;
   /** Until when, in monotonic time, the broker surely keeps our units for us. */
   #safeUntil = 0;
   #expiry: Timer | undefined;
@@ -81,7 +85,7 @@ export class Member {
 
   constructor(options: MemberOptions) {
     this.#options = options;
-    const { driver, group, session, rebalance = session } = options;
+    const { driver, group, session, rebalance } = options;
     this.#link = driver.openGroup(group, { session, rebalance });
   }
 
@@ -176,20 +180,21 @@ export class Member {
   async #join(): Promise<void> {
     const { topics, unitOf, sharing, session, clock, logger, group } = this.#options;
     this.#rejoin = false;
+    // Waiting for the others is no silence.
+    if (this.alive && !this.#down) this.#safeUntil = this.#heard + session;
     // What is being let go is still claimed: nobody else may have it yet.
     const claim = { units: [...this.#owned], generation: this.#generation };
-    // The broker waits for the others no longer than a session, and counts ours anew with its answer.
-    if (!this.#down) this.#safeUntil = Math.max(this.#safeUntil, clock.monotonic() + session);
     const answer = await this.#link.join(this.#id, PROTOCOL, encodeSubscription(topics, claim), (id) => {
       this.#id = id;
     });
     this.#id = answer.id;
     this.#generation = answer.generation;
     this.#leader = answer.leader === answer.id;
-    this.#safeUntil = clock.monotonic() + session;
+    this.#keptUntil(clock.monotonic());
     const assignments = this.#leader ? divide(answer.members, await this.#partitions(), unitOf, sharing) : [];
+    const asked = clock.monotonic();
     const { partitions, moves } = decodeAssignment(await this.#link.sync(answer, assignments));
-    this.#safeUntil = clock.monotonic() + session;
+    this.#keptUntil(asked);
     logger.debug(`kafka: joined group ${group}, generation ${this.#generation}, ${partitions.length} partitions`);
     this.#alive();
     this.#take(new Set(partitions.map(unitOf)));
@@ -253,20 +258,33 @@ export class Member {
         await this.#link.heartbeat(me);
       } catch (error) {
         const failure = asFailure(error);
-        if (failure.code === 'REBALANCE_IN_PROGRESS') {
-          this.#safeUntil = asked + session;
-          return;
-        }
-        throw failure;
+        if (failure.code !== 'REBALANCE_IN_PROGRESS') throw failure;
+        this.#heard = asked;
+        return;
       }
-      this.#safeUntil = asked + session;
+      this.#keptUntil(asked);
       this.#alive();
-      if (this.#leader && clock.monotonic() > this.#lookAt) {
-        const before = this.#counts;
-        await this.#partitions();
-        if (before !== this.#counts) return;
-      }
+      if (this.#leader && clock.monotonic() > this.#lookAt) void this.#look();
     }
+  }
+
+  /** Beside the heartbeats: a broker that does not answer must not cost the membership. */
+  async #look(): Promise<void> {
+    const before = this.#counts;
+    await this.#partitions().catch(() => {});
+    if (before === this.#counts) return;
+    this.#rejoin = true;
+    this.#soon.abort();
+  }
+
+  /**
+   * The broker has counted us in when it was asked, or answered. From then on it puts us out after a session of
+   * silence, or when a rebalance that began right after has waited long enough for us.
+   */
+  #keptUntil(heard: number): void {
+    const { session, rebalance } = this.#options;
+    this.#heard = heard;
+    this.#safeUntil = heard + Math.min(session, rebalance);
   }
 
   async #pause(ms: number): Promise<void> {
@@ -296,7 +314,7 @@ export class Member {
 
   #expire(): void {
     if (this.#owned.size === 0) return;
-    const text = `no heartbeat reached the broker for ${this.#options.session} ms, after which others take over`;
+    const text = 'the broker was not heard of for so long that others may have taken over';
     this.#forget(new KafkaFailure('SESSION_EXPIRED', text, { sent: false }));
   }
 

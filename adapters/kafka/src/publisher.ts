@@ -73,35 +73,46 @@ export class Publisher {
   /** A result for each, in their order; never rejects. Records of one partition are stored in the order given. */
   async send(items: readonly Send[]): Promise<readonly Sent[]> {
     if (this.#closed) return items.map(() => closed());
-    const results: Promise<Sent>[] = [];
-    const placed = await Promise.all(items.map((item) => this.#place(item)));
-    for (const [index, { topic, record, ordered = false }] of items.entries()) {
-      const partition = placed[index] ?? new KafkaFailure('UNKNOWN', `topic "${topic}"`, { sent: false });
-      if (partition instanceof KafkaFailure) {
-        results.push(Promise.resolve(partition));
-        continue;
+    const counts = new Map<string, number | KafkaFailure>();
+    for (const topic of new Set(items.map((item) => item.topic))) counts.set(topic, await this.#partitionsOf(topic));
+    const sent = new Promise<readonly Sent[]>((resolve) => {
+      const results: Sent[] = new Array(items.length);
+      let left = items.length;
+      if (left === 0) resolve(results);
+      for (const [index, item] of items.entries()) {
+        this.#enqueue(item, counts.get(item.topic) as number | KafkaFailure, (result) => {
+          results[index] = result;
+          if (--left === 0) resolve(results);
+        });
       }
-      results.push(
-        new Promise((settle) => {
-          const entry: Entry = { topic, partition, record, size: sizeOf(record), ordered, settle };
-          const name = `${topic}:${partition}`;
-          const waiting = this.#pending.get(name);
-          if (waiting === undefined) this.#pending.set(name, [entry]);
-          else waiting.push(entry);
-        }),
-      );
-    }
+    });
     void this.#pump();
-    return Promise.all(results);
+    return sent;
   }
 
-  async #place({ topic, partition, record }: Send): Promise<number | KafkaFailure> {
-    let count: number;
+  async #partitionsOf(topic: string): Promise<number | KafkaFailure> {
     try {
-      count = (await this.#driver.partitions(topic)).length;
+      return (await this.#driver.partitions(topic)).length;
     } catch (error) {
       return this.#unsent(asFailure(error));
     }
+  }
+
+  #enqueue(item: Send, count: number | KafkaFailure, settle: (sent: Sent) => void): void {
+    if (count instanceof KafkaFailure) {
+      settle(count);
+      return;
+    }
+    const { topic, record, ordered = false } = item;
+    const partition = this.#place(item, count);
+    const entry: Entry = { topic, partition, record, size: sizeOf(record), ordered, settle };
+    const name = `${topic}:${partition}`;
+    const waiting = this.#pending.get(name);
+    if (waiting === undefined) this.#pending.set(name, [entry]);
+    else waiting.push(entry);
+  }
+
+  #place({ topic, partition, record }: Send, count: number): number {
     // A retry topic may have fewer partitions than its source got later.
     if (partition !== undefined) return partition % count;
     if (record.key !== null) return laneOfBytes(record.key, count);
@@ -194,7 +205,7 @@ export class Publisher {
     const results = await this.#request(broker, numbers, chunks);
     const inDoubt: Chunk[] = [];
     for (const [index, chunk] of chunks.entries()) {
-      const result = results[index] ?? new KafkaFailure('UNKNOWN', 'no answer', { sent: true });
+      const result = results[index] ?? noAnswer();
       if (!(result instanceof KafkaFailure)) this.#store(numbers, chunk, result);
       else if (isUnknown(result)) {
         inDoubt.push(chunk);
@@ -214,7 +225,12 @@ export class Publisher {
     let stored = false;
     for (let tries = 0; !stored && !this.#closed && clock.monotonic() < giveUp; tries++) {
       if (tries > 0) await sleep(clock, backOff(tries, { initial: 50, max: 1_000 }));
-      const partitions = await this.#driver.partitions(chunk.topic).catch(() => []);
+      const partitions = await this.#driver.partitions(chunk.topic).catch(asFailure);
+      if (partitions instanceof KafkaFailure) {
+        // Nothing is stored in a topic that is gone.
+        if (partitions.code === 'UNKNOWN_TOPIC_OR_PARTITION') break;
+        continue;
+      }
       const leader = partitions.find(({ partition }) => partition === chunk.partition)?.leader;
       if (leader === undefined) {
         this.#driver.forget(chunk.topic);
@@ -307,19 +323,29 @@ export class Publisher {
       default:
     }
     if (chunk.entries.length > 1 && !isPassing(failure)) {
-      // One of them is at fault, and only that one is to fail: too large, a time out of bounds.
-      for (const entry of chunk.entries) {
-        const alone = { ...chunk, entries: [entry] };
-        const [result] = await this.#request(broker, numbers, [alone]);
-        if (typeof result === 'number') this.#store(numbers, alone, result);
-        else {
-          if (result !== undefined && isUnknown(result)) this.#giveUp(numbers);
-          this.#fail(alone, result ?? failure);
-        }
-      }
+      await this.#oneByOne(broker, numbers, chunk);
       return;
     }
     this.#fail(chunk, failure);
+  }
+
+  /** One of them is at fault, and only that one is to fail: too large, a time out of bounds. */
+  async #oneByOne(broker: number, numbers: Numbers, chunk: Chunk): Promise<void> {
+    for (const [at, entry] of chunk.entries.entries()) {
+      const alone = { ...chunk, entries: [entry] };
+      const [result = noAnswer()] = await this.#request(broker, numbers, [alone]);
+      if (typeof result === 'number') {
+        this.#store(numbers, alone, result);
+        continue;
+      }
+      if (isUnknown(result)) this.#giveUp(numbers);
+      this.#fail(alone, result);
+      if (!isUnknown(result) && !isPassing(result)) continue;
+      // The next would overtake this one, or take the numbers that it may have used.
+      const rest = { ...chunk, entries: chunk.entries.slice(at + 1) };
+      this.#fail(rest, new KafkaFailure(result.code, result.message, { sent: false }));
+      return;
+    }
   }
 
   #fail({ name, entries }: Chunk, failure: KafkaFailure): void {
@@ -344,6 +370,8 @@ export class Publisher {
     this.#pending.clear();
   }
 }
+
+const noAnswer = (): KafkaFailure => new KafkaFailure('UNKNOWN', 'no answer', { sent: true });
 
 const closed = (): KafkaFailure => new KafkaFailure('CLOSED', 'the bus has been closed', { sent: false });
 

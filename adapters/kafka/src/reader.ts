@@ -2,10 +2,17 @@
  * Reads the partitions that a member of a group owns, or all of them for a reader without group: fetches ahead within
  * bounds, knows what is done, commits it, and starts and stops with the assignment.
  */
-import { backOff, type Clock, type Logger, sleep } from '@waybill/core/adapter';
+import { backOff, type Clock, type Logger, type SettleResult, sleep } from '@waybill/core/adapter';
 import type { Sharing } from './assignment.ts';
-import { type CommitResult, Committer } from './commits.ts';
-import { type Committed, type Driver, type FetchLink, KafkaFailure, type TopicPartition } from './driver.ts';
+import { Committer } from './commits.ts';
+import {
+  type Committed,
+  type Driver,
+  type FetchLink,
+  KafkaFailure,
+  type PartitionInfo,
+  type TopicPartition,
+} from './driver.ts';
 import { asFailure, isNetwork, isPassing } from './errors.ts';
 import { Member } from './member.ts';
 import { type Item, PartitionLog } from './partition-log.ts';
@@ -36,7 +43,7 @@ export interface ReaderOptions {
   readonly topics: readonly string[];
   readonly unitOf: (partition: TopicPartition) => string;
   readonly session: number;
-  readonly rebalance?: number;
+  readonly rebalance: number;
   readonly sharing: Sharing;
   /** Ready records of one partition, and bytes of all of them, at which no more are fetched. */
   readonly ahead: { readonly records: number; readonly bytes: number };
@@ -59,10 +66,14 @@ interface Place extends Committed {
 
 /** Milliseconds that a broker holds a fetch without news: what is read next can change only after it. */
 const FETCH_WAIT = 200;
+/** The same while others are being emptied, which are asked for only after it. */
+const SHORT_WAIT = 20;
 /** Bytes of one partition in one answer. */
 const LARGEST_FETCH = 262_144;
 const SMALLEST_FETCH = 65_536;
 const backOffs = { initial: 50, max: 2_000 };
+/** Milliseconds until a partition that no broker leads is looked for again. */
+const LEADER_WAIT = 500;
 /** How often a reader without group looks for new partitions. */
 const LOOK = 15_000;
 /** How often space is given back. */
@@ -89,6 +100,7 @@ export class Reader {
   /** What does not work at the moment: brokers to read from, the membership, the look for places. */
   readonly #outages = new Set<number | 'membership' | 'places'>();
   #down = false;
+  #looking = false;
   #cleanAt: number;
 
   constructor(options: ReaderOptions) {
@@ -103,7 +115,7 @@ export class Reader {
       topics: options.topics,
       unitOf: options.unitOf,
       session: options.session,
-      ...(options.rebalance === undefined ? {} : { rebalance: options.rebalance }),
+      rebalance: options.rebalance,
       sharing: options.sharing,
       clock,
       logger,
@@ -184,7 +196,7 @@ export class Reader {
   }
 
   /** Done for good, once the commit that covers it is confirmed. */
-  commit(log: PartitionLog): Promise<CommitResult> {
+  commit(log: PartitionLog): Promise<SettleResult> {
     if (this.#committer === undefined) return Promise.resolve(log.alive ? 'applied' : 'lost');
     if (this.#options.clock.monotonic() > this.#cleanAt) this.#clean();
     return this.#committer.commit(log);
@@ -219,6 +231,7 @@ export class Reader {
           ? new PartitionLog(log, log.unit, tracker.position, tracker.metadata())
           : new PartitionLog(log, log.unit, offset, metadata);
       log.alive = false;
+      fresh.leaving = log.leaving;
       fresh.changes = 1;
       this.#logs.set(name, fresh);
       moved.push(fresh);
@@ -340,8 +353,8 @@ export class Reader {
     }
     const known = [...new Set(logs.map(({ unit }) => unit))];
     if (known.length > 0) await this.#options.events.revoked(known);
-    // Lost meanwhile, and perhaps ours anew.
-    const left = logs.filter((log) => log.alive);
+    // Not those that were lost meanwhile and are perhaps ours anew; but those that were moved.
+    const left = this.#order.filter((log) => log.leaving && going.has(log.unit));
     await Promise.all(left.map((log) => (log.dirty ? this.commit(log) : undefined)));
     const held = new Set(left.filter((log) => log.alive && log.inHand > 0).map(({ unit }) => unit));
     this.#drop(left);
@@ -421,63 +434,98 @@ export class Reader {
 
   // Fetching: one loop for each broker that leads something of ours.
 
+  /** Never rejects: where the brokers cannot be asked, they are asked again. */
   async #ensureLoops(): Promise<void> {
-    const { driver } = this.#options;
-    for (const topic of new Set(this.#order.map((log) => log.topic))) {
-      for (const { leader } of await driver.partitions(topic)) {
-        if (leader === undefined || this.#loops.has(leader) || this.#closing.signal.aborted) continue;
-        const loop = this.#loop(leader).finally(() => {
-          this.#loops.delete(leader);
-          this.#answered(leader);
-        });
-        this.#loops.set(leader, loop);
-      }
+    const led = await this.#byLeader().catch(() => undefined);
+    if (this.#closing.signal.aborted) return;
+    for (const leader of led?.keys() ?? []) {
+      if (leader !== undefined && !this.#loops.has(leader)) this.#loops.set(leader, this.#run(leader));
     }
+    const leaderless = led === undefined ? [] : led.get(undefined);
+    if (leaderless !== undefined) void this.#lookAgain(leaderless);
   }
 
-  async #loop(broker: number): Promise<void> {
+  /** Our partitions by the broker that leads them; by `undefined` those that none leads at the moment. */
+  async #byLeader(): Promise<Map<number | undefined, PartitionLog[]>> {
+    const { driver } = this.#options;
+    const topics = new Map<string, readonly PartitionInfo[]>();
+    for (const topic of new Set(this.#order.map((log) => log.topic))) topics.set(topic, await driver.partitions(topic));
+    const led = new Map<number | undefined, PartitionLog[]>();
+    for (const log of this.#order) {
+      // They stand in their order, from 0 on.
+      const leader = topics.get(log.topic)?.[log.partition]?.leader;
+      const logs = led.get(leader);
+      if (logs === undefined) led.set(leader, [log]);
+      else logs.push(log);
+    }
+    return led;
+  }
+
+  /** A partition without another replica has no leader until its broker is back. */
+  async #lookAgain(leaderless: readonly PartitionLog[]): Promise<void> {
+    if (this.#looking) return;
+    this.#looking = true;
+    await sleep(this.#options.clock, LEADER_WAIT, this.#closing.signal);
+    this.#looking = false;
+    for (const { topic } of leaderless) this.#options.driver.forget(topic);
+    void this.#ensureLoops();
+  }
+
+  async #run(broker: number): Promise<void> {
+    const idle = await this.#loop(broker);
+    this.#loops.delete(broker);
+    this.#answered(broker);
+    // Something may have come to this broker just as its loop ended, or has no leader now.
+    if (idle) void this.#ensureLoops();
+  }
+
+  /** True when the broker leads nothing of ours any more, false when reading has ended. */
+  async #loop(broker: number): Promise<boolean> {
     const { clock } = this.#options;
     const { signal } = this.#closing;
     let failures = 0;
+    let before = 0;
     while (!signal.aborted) {
       try {
         const seen = this.#pokes;
-        const wanted = await this.#wanted(broker);
-        if (wanted === undefined) return;
+        const led = await this.#ledBy(broker);
+        if (led === undefined) return true;
+        const wanted = this.#wanted(led);
         if (wanted.length === 0) {
           if (seen === this.#pokes) await this.#sleepTillPoked();
           continue;
         }
-        await this.#fetchOnce(broker, wanted);
+        // Who is not asked for now may have been emptied long before those that have no news.
+        const hurried = wanted.length < led.length && seen !== before;
+        before = seen;
+        await this.#fetchOnce(broker, wanted, hurried ? SHORT_WAIT : FETCH_WAIT);
         failures = 0;
       } catch (error) {
-        if (signal.aborted) return;
+        if (signal.aborted) return false;
         const failure = asFailure(error);
         if (!isPassing(failure)) {
           this.#options.events.failed(failure);
-          return;
+          return false;
         }
         if (isNetwork(failure)) this.#outage(broker, failure);
         for (const topic of this.#options.topics) this.#options.driver.forget(topic);
         await sleep(clock, backOff(++failures, backOffs), signal);
-        void this.#ensureLoops().catch(() => {});
+        void this.#ensureLoops();
       }
     }
+    return false;
   }
 
-  /** What to ask this broker for; `undefined` when it leads nothing of ours any more. */
-  async #wanted(broker: number): Promise<PartitionLog[] | undefined> {
-    const { driver, ahead } = this.#options;
-    const led: PartitionLog[] = [];
-    for (const topic of new Set(this.#order.map((log) => log.topic))) {
-      for (const { partition, leader } of await driver.partitions(topic)) {
-        const log = leader === broker ? this.#logs.get(`${topic}:${partition}`) : undefined;
-        if (log !== undefined) led.push(log);
-      }
-    }
+  /** `undefined` when this broker leads nothing of ours any more; while nothing is ours, it may. */
+  async #ledBy(broker: number): Promise<readonly PartitionLog[] | undefined> {
+    const led = (await this.#byLeader()).get(broker);
+    return led ?? (this.#order.length > 0 ? undefined : []);
+  }
+
+  #wanted(led: readonly PartitionLog[]): PartitionLog[] {
+    const { ahead } = this.#options;
     let bytes = 0;
     for (const log of this.#order) if (!this.#paused.has(log.unit)) bytes += log.bytes;
-    if (led.length === 0 && this.#order.length > 0) return undefined;
     const now = this.#options.clock.monotonic();
     return led.filter((log) => {
       if (log.fetchAt > now) return false;
@@ -487,12 +535,12 @@ export class Reader {
     });
   }
 
-  async #fetchOnce(broker: number, logs: readonly PartitionLog[]): Promise<void> {
+  async #fetchOnce(broker: number, logs: readonly PartitionLog[], wait: number): Promise<void> {
     const { ahead } = this.#options;
     const share = Math.floor(ahead.bytes / logs.length);
     const maxBytes = Math.max(SMALLEST_FETCH, Math.min(LARGEST_FETCH, share));
     const asks = logs.map(({ topic, partition, next }) => ({ topic, partition, offset: next, maxBytes }));
-    const answers = await this.#fetch.fetch(broker, asks, FETCH_WAIT);
+    const answers = await this.#fetch.fetch(broker, asks, wait);
     this.#answered(broker);
     let ready = false;
     for (const [index, log] of logs.entries()) {

@@ -14,11 +14,9 @@ import {
   type WaybillError,
   wireHeaders,
 } from '@waybill/core/adapter';
-import type { CommitResult } from './commits.ts';
 import type { DelayLevels } from './delay.ts';
-import type { Driver, KafkaFailure, OutgoingRecord } from './driver.ts';
-import { KafkaFailure as Failure } from './driver.ts';
-import { adapter, isPassing, isUnknown, toWaybillError } from './errors.ts';
+import { type Driver, KafkaFailure, type OutgoingRecord } from './driver.ts';
+import { adapter, isPassing, isUnknown, settleError, toWaybillError } from './errors.ts';
 import { type Item, laneOfPartition } from './partition-log.ts';
 import type { Publisher, Send, Sent } from './publisher.ts';
 import { Reader } from './reader.ts';
@@ -48,13 +46,15 @@ export interface ReceiverSetup {
   readonly clock: Clock;
   readonly logger: Logger;
   /** The receiver is closed. */
-  readonly ended: () => void;
+  readonly ended: (receiver: KafkaReceiver) => void;
 }
 
 /** A delivery of this adapter. */
 interface KafkaDelivery extends Delivery {
   readonly item: Item;
 }
+
+const itemOf = ({ delivery }: Settlement): Item => (delivery as KafkaDelivery).item;
 
 /** Messages that one partition may have ready: a fetch brings more than one, and the next is to be there in time. */
 const READY = 2_000;
@@ -65,6 +65,8 @@ export class KafkaReceiver implements Receiver {
   readonly #alarm: Alarm;
   /** The broker keeps no other's messages from us: order and broadcasts are held here, in place. */
   readonly #inPlace: boolean;
+  /** Rejects when the broker goes away before the receiver is open. */
+  readonly #opening = Promise.withResolvers<never>();
   #wake: (() => void) | undefined;
   #closed = false;
   #failed = false;
@@ -82,6 +84,8 @@ export class KafkaReceiver implements Receiver {
       topics: temporary ? [topic] : [topic, retry],
       unitOf: laneOfPartition,
       session: source.lease,
+      // A member is put out by its lease alone; the dead are, and who is alive joins again with its next heartbeat.
+      rebalance: 2 * source.lease,
       sharing: 'even',
       ahead: { records: Math.max(READY, source.prefetch), bytes: source.prefetchBytes },
       ...(setup.startAt === undefined ? {} : { startAt: setup.startAt }),
@@ -96,7 +100,10 @@ export class KafkaReceiver implements Receiver {
         revoked: (units) => events.revoking(units, source.lease),
         lost: (units, failure) => events.lost(units, this.#leaseLost(failure)),
         ready: () => this.#ready(),
-        interrupted: (failure) => events.interrupted(toWaybillError(failure, `group "${setup.group}"`, target)),
+        interrupted: (failure) => {
+          if (this.#opened) events.interrupted(toWaybillError(failure, `group "${setup.group}"`, target));
+          else this.#opening.reject(failure);
+        },
         restored: () => events.restored(),
         positionLost: (unit, what) => events.positionLost(unit, what),
         missing: () => this.#restore(),
@@ -109,7 +116,8 @@ export class KafkaReceiver implements Receiver {
   static async open(setup: ReceiverSetup): Promise<KafkaReceiver> {
     const receiver = new KafkaReceiver(setup);
     try {
-      await receiver.#reader.start();
+      // When the broker goes away meanwhile, core decides whether to try again: a join alone would for ever.
+      await Promise.race([receiver.#reader.start(), receiver.#opening.promise]);
     } catch (error) {
       await receiver.close();
       throw toWaybillError(error, `group "${setup.group}" of topic "${setup.topic}"`, setup.target);
@@ -190,7 +198,7 @@ export class KafkaReceiver implements Receiver {
     if (!this.#reader.alive) return batch.map(() => 'lost');
     const copies: { index: number; send: Send }[] = [];
     const results = batch.map((settlement, index): SettleResult | 'commit' => {
-      const { item } = settlement.delivery as KafkaDelivery;
+      const item = itemOf(settlement);
       if (!item.log.alive) return 'lost';
       switch (settlement.verb) {
         case 'ack':
@@ -202,30 +210,30 @@ export class KafkaReceiver implements Receiver {
           if (this.#inPlace) return this.#release(item, after, attempt);
           if (item.copied) return this.#finish(item);
           copies.push({ index, send: this.#retry(item, after, attempt) });
-          return 'retryable';
+          return 'commit';
         }
         default: {
           if (item.copied) return this.#finish(item);
           const record = deadLetterRecord(item.record, item.log.partition, settlement.details);
           copies.push({ index, send: { topic: this.#setup.deadLetter, partition: 0, record } });
-          return 'retryable';
+          return 'commit';
         }
       }
     });
+    // Takes the commit away from those whose copy is not stored.
     if (copies.length > 0) await this.#copy(batch, copies, results);
     // One commit for each partition, whatever the batch; they share a request.
-    const commits = new Map<Item['log'], Promise<CommitResult>>();
-    return Promise.all(
-      results.map(async (result, index) => {
-        if (result !== 'commit') return result;
-        const { log } = ((batch[index] as Settlement).delivery as KafkaDelivery).item;
-        let commit = commits.get(log);
-        if (commit === undefined) {
-          commit = this.#reader.commit(log);
-          commits.set(log, commit);
-        }
-        return commit;
-      }),
+    const commits = new Map<Item['log'], Promise<SettleResult>>();
+    for (const [index, result] of results.entries()) {
+      const { log } = itemOf(batch[index] as Settlement);
+      if (result === 'commit' && !commits.has(log)) commits.set(log, this.#reader.commit(log));
+    }
+    // What waits beyond the window of the bitmap may be handed out now.
+    if (commits.size > 0) this.#ready();
+    const committed = new Map<Item['log'], SettleResult>();
+    for (const [log, commit] of commits) committed.set(log, await commit);
+    return results.map((result, index) =>
+      result === 'commit' ? (committed.get(itemOf(batch[index] as Settlement).log) as SettleResult) : result,
     );
   }
 
@@ -260,16 +268,15 @@ export class KafkaReceiver implements Receiver {
     let gone = false;
     for (const [at, { index, send }] of copies.entries()) {
       const settlement = batch[index] as Settlement;
-      const { item } = settlement.delivery as KafkaDelivery;
+      const item = itemOf(settlement);
       const result = sent[at] as Sent;
-      if (!(result instanceof Failure)) {
+      if (!(result instanceof KafkaFailure)) {
         item.copied = true;
         results[index] = item.log.alive ? this.#finish(item) : 'lost';
         continue;
       }
       gone ||= result.code === 'UNKNOWN_TOPIC_OR_PARTITION';
-      if (isUnknown(result)) results[index] = 'unknown';
-      else if (isPassing(result)) results[index] = 'retryable';
+      if (isUnknown(result) || isPassing(result)) results[index] = settleError(result);
       else results[index] = this.#refused(settlement, item, send.record, result);
     }
     if (gone) await this.#restore().catch(() => {});
@@ -282,7 +289,7 @@ export class KafkaReceiver implements Receiver {
     const text = `kafka: topic "${topic}", group "${group}": a ${settlement.verb} copy of ${bytes} bytes is refused: ${failure.message} (${failure.code})`;
     if (settlement.verb !== 'giveBack') {
       logger.error(`${text}; the message stays unsettled`);
-      return 'retryable';
+      return settleError(failure);
     }
     logger.error(`${text}; the message is held here until its time`);
     return this.#release(item, settlement.after, settlement.attempt);
@@ -302,7 +309,7 @@ export class KafkaReceiver implements Receiver {
     this.#alarm.off();
     this.#ready();
     await this.#reader.close();
-    this.#setup.ended();
+    this.#setup.ended(this);
   }
 
   async #restore(): Promise<void> {

@@ -125,7 +125,7 @@ function decodeRecords(
     const value = reader.varbytes();
     const headers: Record<string, Buffer | Buffer[]> = {};
     for (let more = reader.varint(); more > 0; more--) {
-      const name = (reader.varbytes() ?? empty).toString('utf8');
+      const name = reader.vartext();
       const content = reader.varbytes() ?? empty;
       const before = headers[name];
       headers[name] = before === undefined ? content : Array.isArray(before) ? [...before, content] : [before, content];
@@ -190,12 +190,20 @@ class Reader {
     const length = this.varint();
     return length < 0 ? null : this.bytes(length);
   }
+  vartext(): string {
+    const length = Math.max(0, this.varint());
+    this.#at += length;
+    return this.#data.toString('utf8', this.#at - length, this.#at);
+  }
   /** Zigzag; up to 64 bits, computed in doubles because deltas beyond 2^53 do not occur. */
   varint(): number {
-    let value = 0;
-    let scale = 1;
+    let byte = this.#data.readUInt8(this.#at++);
+    // Nearly all take one byte.
+    if (byte < 0x80) return (byte >>> 1) ^ -(byte & 1);
+    let value = byte & 0x7f;
+    let scale = 128;
     for (;;) {
-      const byte = this.#data.readUInt8(this.#at++);
+      byte = this.#data.readUInt8(this.#at++);
       value += (byte & 0x7f) * scale;
       if ((byte & 0x80) === 0) break;
       scale *= 128;

@@ -16,7 +16,7 @@ import {
 } from '@waybill/core/adapter';
 import { type Driver, KafkaFailure, type NewTopic, type PartitionInfo, type TopicPartition } from './driver.ts';
 import { asFailure, isNetwork, isPassing, toWaybillError } from './errors.ts';
-import { DEFAULT_MAX_MESSAGE_BYTES, type Settings } from './settings.ts';
+import { DEFAULT_MAX_MESSAGE_BYTES, type Settings } from './options.ts';
 
 /** Milliseconds that the delay levels hold a message; 0 is the one whose messages are due within the second. */
 export const LEVELS: readonly number[] = [0, ...Array.from({ length: 22 }, (_, k) => 1_000 * 2 ** k)];
@@ -96,6 +96,11 @@ export class Topology {
     this.#levels = false;
   }
 
+  /** Whether the delay levels are known to stand. */
+  get hasLevels(): boolean {
+    return this.#levels;
+  }
+
   async describe(topic: string): Promise<readonly PartitionInfo[] | undefined> {
     const name = this.#options.names.topic(topic);
     const found = (await this.#ask(`topic "${topic}"`, () => this.#options.driver.describeTopics([name]))).get(name);
@@ -122,7 +127,9 @@ export class Topology {
     const lasting = groups.filter(({ temporary }) => !temporary);
     const retry = new Map(lasting.map(({ topic, name }) => [names.retry(topic.name, name), topic]));
     const dead = new Map(lasting.map(({ topic, name }) => [names.deadLetter(topic.name, name), topic]));
-    const levels = this.#levels ? [] : LEVELS.map((level) => names.level(level));
+    // A topic alone needs no delay levels, and to make them all takes a while; nothing at all asks for just them.
+    const alone = mode === 'create' && items.length > 0 && groups.length === 0;
+    const levels = this.#levels || alone ? [] : LEVELS.map((level) => names.level(level));
 
     const wanted = [...main.keys(), ...retry.keys(), ...dead.keys(), ...levels];
     const found = await this.#ask('provisioning', () => driver.describeTopics(wanted));
@@ -151,7 +158,7 @@ export class Topology {
       ...[...main].filter(([name]) => !has(name)).map(([name, topic]) => this.#mainTopic(name, topic)),
       ...levels.filter((name) => !has(name)).map((name) => this.#levelTopic(name)),
     ]);
-    this.#levels = true;
+    this.#levels ||= !alone;
     // The place first, the retry topic after it: where that stands without a place, the place was lost.
     for (const group of lasting) await this.#place(group, has(names.retry(group.topic.name, group.name)));
     const own = [...retry, ...dead].filter(([name]) => !has(name));
@@ -359,19 +366,24 @@ export class Topology {
     return new Map([...ends, ...(await this.#offsetsAt(partitions, Math.max(0, time)))]);
   }
 
-  /** When the message at an offset, or the next one after it, was published. */
+  /** When the message at an offset, or the next one after it, was published; `undefined` at the end. */
   async #timeOf(place: TopicPartition, offset: number): Promise<number | undefined> {
-    const { driver } = this.#options;
-    const leader = (await driver.partitions(place.topic)).find(
-      ({ partition }) => partition === place.partition,
-    )?.leader;
-    if (leader === undefined) return undefined;
+    const { driver, settings } = this.#options;
+    const earliest = (await this.#offsetsAt([place], 'earliest')).get(place.partition) ?? 0;
+    const partitions = await this.#ask(`topic "${place.topic}"`, () => driver.partitions(place.topic));
+    const leader = partitions.find(({ partition }) => partition === place.partition)?.leader;
+    if (leader === undefined) {
+      driver.forget(place.topic);
+      throw toWaybillError(notLed(place.topic), 'reading a message', settings.target);
+    }
     const link = driver.openFetch();
     try {
       const [answer] = await this.#ask('reading a message', () =>
-        link.fetch(leader, [{ ...place, offset, maxBytes: 65_536 }], 0),
+        link.fetch(leader, [{ ...place, offset: Math.max(offset, earliest), maxBytes: 65_536 }], 0),
       );
-      return answer === undefined || answer instanceof KafkaFailure ? undefined : answer.records[0]?.timestamp;
+      if (!(answer instanceof KafkaFailure)) return answer?.records[0]?.timestamp;
+      if (answer.code === 'OFFSET_OUT_OF_RANGE') return undefined;
+      throw toWaybillError(answer, 'reading a message', settings.target);
     } finally {
       link.close();
     }

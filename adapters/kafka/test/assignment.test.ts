@@ -83,9 +83,20 @@ describe('sharing evenly', () => {
   });
 });
 
-test('keeping: a new member gets only what nobody has', () => {
-  const shares = assign([claim('a', ['0', '1', '2']), claim('b', [], -1)], units(4), 'keep');
-  expect(plain(shares)).toEqual({ a: ['0', '1', '2'], b: ['3'] });
+describe('one for all', () => {
+  test('whoever has most gets what nobody has, before those who have just come', () => {
+    const shares = assign([claim('new', [], -1), claim('a', ['0', '1', '2'])], units(5), 'one');
+    expect(plain(shares)).toEqual({ a: ['0', '1', '2', '3', '4'], new: [] });
+    expect(plain(assign([claim('a-new', [], -1), claim('old', [], 7)], units(2), 'one'))).toEqual({
+      old: ['0', '1'],
+      'a-new': [],
+    });
+  });
+
+  test('what others have they keep', () => {
+    const shares = assign([claim('a', ['0', '1']), claim('b', ['2'])], units(4), 'one');
+    expect(plain(shares)).toEqual({ a: ['0', '1', '3'], b: ['2'] });
+  });
 });
 
 test('whoever joins to move the group gets nothing, and everybody is told where to', () => {

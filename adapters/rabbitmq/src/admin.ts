@@ -9,14 +9,15 @@ import {
   type SettleResult,
   sleep,
 } from '@waybill/core/adapter';
-import type { Message } from 'amqplib';
+import type { Channel, Message } from 'amqplib';
+import { onScratchChannel } from './channel.ts';
 import type { ConfirmSender, Parcel, Sent } from './confirm-sender.ts';
 import { DeliveryChannel } from './delivery-channel.ts';
-import { requestFailure } from './errors.ts';
+import { requestFailure, unroutable } from './errors.ts';
 import type { Link } from './link.ts';
 import { isFirstDelivery, redriveCopy, toDeadLetter } from './message.ts';
 import type { GroupPlace } from './names.ts';
-import { onScratchChannel, type Topology } from './topology.ts';
+import type { Topology } from './topology.ts';
 
 /** Milliseconds to wait for the broker to count what a scan has put back. */
 const countPatience = 1_000;
@@ -72,8 +73,9 @@ export class Admin {
     const { link, topology } = this.#parts;
     const place = await topology.placeOf(group);
     try {
-      const channel = new DeliveryChannel(await link.model.createChannel());
-      const { messageCount } = await channel.channel.checkQueue(place.deadLetters);
+      const channel = await link.model.createChannel();
+      channel.on('error', () => {});
+      const { messageCount } = await channel.checkQueue(place.deadLetters);
       return new Scan(this.#parts, group, place, channel, messageCount);
     } catch (error) {
       throw requestFailure(error, `${nameOf(group)} has no dead letters to read`);
@@ -99,19 +101,30 @@ class Scan implements DeadLetterScan {
   readonly #held = new Set<number>();
   /** Whether the last one that was taken had come back before: then the next one may have, too. */
   #amongReturned = false;
+  /** Taken ahead of `next`. */
+  #ahead: Message[] = [];
 
-  constructor(parts: AdminParts, group: GroupRef, place: GroupPlace, channel: DeliveryChannel, count: number) {
+  constructor(parts: AdminParts, group: GroupRef, place: GroupPlace, channel: Channel, count: number) {
     this.#parts = parts;
     this.#group = group;
     this.#place = place;
-    this.#channel = channel;
+    this.#channel = new DeliveryChannel(channel, {
+      queue: place.deadLetters,
+      single: false,
+      arrived: (message) => {
+        this.#hold(message);
+        if (this.#left === 0) return;
+        this.#left--;
+        this.#ahead.push(message);
+      },
+    });
     this.#left = count;
   }
 
   async next(max: number): Promise<readonly DeadLetterRecord[]> {
-    const records: DeadLetterRecord[] = [];
+    const records = this.#ahead.splice(0, max).map(toDeadLetter);
     try {
-      await this.#take(Math.min(max, this.#left), (message) => {
+      await this.#take(Math.min(max - records.length, this.#left), (message) => {
         records.push(toDeadLetter(message));
         return true;
       });
@@ -137,7 +150,7 @@ class Scan implements DeadLetterScan {
     const acked = await this.#ack(done);
     return sent.map((one) => {
       if (one.status === 'stored') return acked;
-      return one.status === 'failed' && one.outcome === 'unknown' ? 'unknown' : 'retryable';
+      return one.status === 'failed' ? one.error : unroutable('group');
     });
   }
 
@@ -186,8 +199,7 @@ class Scan implements DeadLetterScan {
     await this.#channel.prefetch(count <= maxPrefetch ? count : 0);
     const { consumerTag } = await channel.consume(this.#place.deadLetters, (message) => {
       if (message === null) return done.abort();
-      this.#held.add(message.fields.deliveryTag);
-      this.#amongReturned = !isFirstDelivery(message);
+      this.#hold(message);
       last = clock.monotonic();
       taken++;
       if (!done.signal.aborted && (!wantsMore(message) || taken === count)) done.abort();
@@ -196,6 +208,11 @@ class Scan implements DeadLetterScan {
     while (!done.signal.aborted && clock.monotonic() - last < quiet) await sleep(clock, quiet / 5, done.signal);
     this.#left = taken < count ? 0 : this.#left - taken;
     await channel.cancel(consumerTag);
+  }
+
+  #hold(message: Message): void {
+    this.#held.add(message.fields.deliveryTag);
+    this.#amongReturned = !isFirstDelivery(message);
   }
 
   async #ack(records: readonly DeadLetterRecord[]): Promise<SettleResult> {

@@ -4,6 +4,9 @@ import { adapterName, requestFailure } from './errors.ts';
 import type { Link } from './link.ts';
 import { RabbitDelivery } from './reader.ts';
 
+/** In hand at once: so few that the broker's channel holds back none of their acks. */
+const maxInHand = 16;
+
 export interface AloneQueueHost {
   /** Its messages in hand are not ours any more. */
   lost(error: WaybillError): void;
@@ -35,6 +38,7 @@ export class AloneQueue {
     if (this.#closed || !this.#link.isUp) return undefined;
     try {
       const channel = this.#channel?.alive === true ? this.#channel : await this.#open();
+      if (channel.handed >= maxInHand) return undefined;
       const message = await channel.channel.get(this.#queue);
       if (message === false) return undefined;
       channel.handed++;

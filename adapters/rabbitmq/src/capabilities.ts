@@ -31,6 +31,7 @@ export function capabilitiesOf(settings: Settings): Capabilities {
     countsDeliveries: queueType === 'quorum' ? yes : no('classic queues do not count deliveries; quorum queues do'),
     cleanJoin: yes,
     knowsOrder: yes,
+    tellsLostPosition: yes,
     openPeek: no('a RabbitMQ queue shows a message only by handing it out'),
     broadcastCleanup: temporaryExpiry,
     retention:

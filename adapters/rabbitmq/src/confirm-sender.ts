@@ -57,28 +57,26 @@ export class ConfirmSender {
     this.#timeout = timeout;
   }
 
-  /** A result for each, in order; settles within the time-out, and a while more when the connection was blocked. */
+  /** A result for each, in order, within the time-out; at once while the broker takes none. */
   async send(parcels: readonly Parcel[]): Promise<readonly Sent[]> {
-    if (!(await this.#link.whenUnblocked(this.#timeout))) {
-      const error = new PublishError(`the broker takes no messages at the moment: ${this.#link.blocked}`, {
-        adapter: adapterName,
-        outcome: 'not-sent',
-      });
-      return parcels.map(() => ({ status: 'failed', outcome: 'not-sent', retryable: true, error }));
-    }
-    let channel: SendChannel;
-    try {
-      channel = await this.#open();
-    } catch (cause) {
-      const error = requestFailure(cause, 'no channel to publish on');
-      return parcels.map(() => ({ status: 'failed', outcome: 'not-sent', retryable: true, error }));
+    const { blocked } = this.#link;
+    if (blocked !== undefined) {
+      return parcels.map((parcel) => notSent(parcel, `the broker takes no messages at the moment: ${blocked}`));
     }
     const batch = new Batch(parcels.length);
     const timer = this.#clock.setTimeout(() => batch.expire(), this.#timeout);
-    await this.#write(channel, parcels, batch);
-    const results = await batch.done;
-    timer.cancel();
-    return results;
+    try {
+      const channel = await Promise.race([this.#open(), batch.over]);
+      if (channel === undefined)
+        return parcels.map((parcel) => notSent(parcel, 'the broker opened no channel in time'));
+      await this.#write(channel, parcels, batch);
+      return await batch.done;
+    } catch (cause) {
+      const error = requestFailure(cause, 'no channel to publish on');
+      return parcels.map(() => ({ status: 'failed', outcome: 'not-sent', retryable: true, error }));
+    } finally {
+      timer.cancel();
+    }
   }
 
   async #write(channel: SendChannel, parcels: readonly Parcel[], batch: Batch): Promise<void> {
@@ -93,6 +91,7 @@ export class ConfirmSender {
         if (!room) await Promise.race([channel.drained(), batch.over]);
       }
     }
+    batch.written();
   }
 
   #open(): Promise<SendChannel> {
@@ -116,12 +115,13 @@ export class ConfirmSender {
 class Batch {
   readonly done: Promise<readonly Sent[]>;
   /** Resolves when the time is up. */
-  readonly over: Promise<void>;
+  readonly over: Promise<undefined>;
   expired = false;
+  #written = false;
   readonly #results: (Sent | undefined)[];
   #left: number;
   readonly #resolve: (results: readonly Sent[]) => void;
-  readonly #end: () => void;
+  readonly #end: (nothing: undefined) => void;
 
   constructor(size: number) {
     this.#results = new Array(size);
@@ -129,7 +129,7 @@ class Batch {
     const done = Promise.withResolvers<readonly Sent[]>();
     this.done = done.promise;
     this.#resolve = done.resolve;
-    const over = Promise.withResolvers<void>();
+    const over = Promise.withResolvers<undefined>();
     this.over = over.promise;
     this.#end = over.resolve;
     if (size === 0) this.#resolve([]);
@@ -139,16 +139,23 @@ class Batch {
     if (this.#results[index] !== undefined) return;
     this.#results[index] = result;
     this.#left--;
-    if (this.expired || this.#left === 0) this.#finish();
+    if (this.#left === 0) this.#finish();
   }
 
+  /** Those that are not sent yet are settled by the loop that sends. */
   expire(): void {
     this.expired = true;
-    this.#end();
-    this.#finish();
+    this.#end(undefined);
+    if (this.#written) this.#finish();
   }
 
-  /** What was sent and not confirmed may be stored. Those not sent yet are settled by the loop that sends. */
+  /** All have been sent, or settled. */
+  written(): void {
+    this.#written = true;
+    if (this.expired) this.#finish();
+  }
+
+  /** What was sent and not confirmed may be stored. */
   #finish(): void {
     if (this.#left > 0) {
       const error = new PublishError('the broker did not confirm in time', {

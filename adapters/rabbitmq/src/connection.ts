@@ -19,6 +19,7 @@ import { ConfigError, sleep, type Timer, UnsupportedError } from '@waybill/core/
 import type { ChannelModel } from 'amqplib';
 import { Admin } from './admin.ts';
 import { capabilitiesOf, longestWait } from './capabilities.ts';
+import { onScratchChannel } from './channel.ts';
 import { ConfirmSender } from './confirm-sender.ts';
 import { adapterName, requestFailure } from './errors.ts';
 import { Link } from './link.ts';
@@ -26,7 +27,7 @@ import { BrokerNames } from './names.ts';
 import type { Settings } from './options.ts';
 import { Publisher } from './publisher.ts';
 import { RabbitReceiver } from './receiver.ts';
-import { onScratchChannel, Topology } from './topology.ts';
+import { Topology } from './topology.ts';
 
 /** How often it is looked whether the topics' exchange is still there, in milliseconds. */
 const exchangePulse = 5_000;

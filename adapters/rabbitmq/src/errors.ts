@@ -59,3 +59,10 @@ export function requestFailure(cause: unknown, what: string): WaybillError {
   }
   return new ConnectionError(`${what}: ${textOf(cause)}`, details);
 }
+
+/** The place for a copy is gone; it is made again, and the copy repeated. */
+export function unroutable(what: 'delay' | 'dead letters' | 'group'): ConfigError {
+  return new ConfigError('topology', `the queue for ${what === 'group' ? 'the group' : what} is missing`, {
+    adapter: adapterName,
+  });
+}

@@ -1,4 +1,3 @@
-import type { Duplex } from 'node:stream';
 import {
   type AdapterContext,
   backOff,
@@ -24,8 +23,15 @@ export interface LinkEvents {
   down(error: ConnectionError): void;
 }
 
+/** An open connection. */
+interface Line {
+  readonly model: ChannelModel;
+  /** Ends it at once, and lets no socket linger: amqplib waits for a peer that may not answer any more. */
+  readonly cut: AbortController;
+}
+
 type LinkState =
-  | { readonly name: 'up'; readonly model: ChannelModel }
+  | { readonly name: 'up'; readonly line: Line }
   | { readonly name: 'down'; readonly error: ConnectionError }
   | { readonly name: 'closed' };
 
@@ -48,13 +54,7 @@ export class Link {
   #changed: (() => void)[] = [];
   #pulse: Timer | undefined;
 
-  private constructor(
-    role: Role,
-    settings: Settings,
-    context: AdapterContext,
-    model: ChannelModel,
-    events: LinkEvents,
-  ) {
+  private constructor(role: Role, settings: Settings, context: AdapterContext, line: Line, events: LinkEvents) {
     this.#role = role;
     this.#settings = settings;
     this.#clientName = context.clientName;
@@ -62,19 +62,19 @@ export class Link {
     this.#clock = context.clock;
     this.#logger = context.logger;
     this.#events = events;
-    this.#state = this.#enter(model);
+    this.#state = this.#enter(line);
   }
 
   /** @throws ConnectionError when no host of the list can be connected to; tries each once */
   static async open(role: Role, settings: Settings, context: AdapterContext, events: LinkEvents): Promise<Link> {
     const { clientName, connectTimeout, clock, signal } = context;
-    const model = await dial(settings, `${clientName} ${role}`, connectTimeout, clock, signal);
-    return new Link(role, settings, context, model, events);
+    const line = await dial(settings, `${clientName} ${role}`, connectTimeout, clock, signal);
+    return new Link(role, settings, context, line, events);
   }
 
   /** @throws ConnectionError while there is no connection */
   get model(): ChannelModel {
-    if (this.#state.name === 'up') return this.#state.model;
+    if (this.#state.name === 'up') return this.#state.line.model;
     if (this.#state.name === 'down') throw this.#state.error;
     throw this.#closedError();
   }
@@ -91,17 +91,7 @@ export class Link {
   /** Resolves with the model once connected, with `undefined` when `signal` aborts or the link is closed. */
   async whenUp(signal: AbortSignal): Promise<ChannelModel | undefined> {
     while (this.#state.name === 'down' && !signal.aborted) await this.#change(signal);
-    return this.#state.name === 'up' && !signal.aborted ? this.#state.model : undefined;
-  }
-
-  /** False when it is still blocked after `ms`; true also when the connection is gone meanwhile. */
-  async whenUnblocked(ms: number): Promise<boolean> {
-    if (this.#blocked === undefined) return true;
-    const patience = new AbortController();
-    const timer = this.#clock.setTimeout(() => patience.abort(), ms);
-    while (this.#blocked !== undefined && !patience.signal.aborted) await this.#change(patience.signal);
-    timer.cancel();
-    return this.#blocked === undefined;
+    return this.#state.name === 'up' && !signal.aborted ? this.#state.line.model : undefined;
   }
 
   /** Never rejects. */
@@ -113,15 +103,15 @@ export class Link {
     this.#pulse?.cancel();
     this.#tell();
     if (state.name !== 'up') return;
+    const { model, cut } = state.line;
     const patience = new AbortController();
-    await Promise.race([
-      state.model.close().catch(() => {}),
-      sleep(this.#clock, closePatience, patience.signal).then(() => drop(state.model, new Error('closed'))),
-    ]);
+    await Promise.race([model.close().catch(() => {}), sleep(this.#clock, closePatience, patience.signal)]);
     patience.abort();
+    cut.abort();
   }
 
-  #enter(model: ChannelModel): LinkState {
+  #enter(line: Line): LinkState {
+    const { model } = line;
     let last: unknown;
     model.on('error', (error) => {
       last = error;
@@ -132,31 +122,30 @@ export class Link {
     model.on('blocked', (reason: string) => {
       this.#logger.warn(`rabbitmq: ${this.#settings.target} blocks the ${this.#role} connection: ${reason}`);
       this.#blocked = reason;
-      this.#tell();
       this.#events.down(this.#blockedError(reason));
     });
     model.on('unblocked', () => {
       this.#blocked = undefined;
-      this.#tell();
       this.#events.up();
     });
-    model.on('close', (error) => this.#lost(model, error ?? last));
-    this.#watchOwnPulse(model);
-    return { name: 'up', model };
+    model.on('close', (error) => this.#lost(line, error ?? last));
+    this.#watchOwnPulse(line);
+    return { name: 'up', line };
   }
 
   /**
    * A process that was stopped, or a blocked event loop, sent no heartbeats: the broker has given our messages to
    * others, and we may not have read that yet. So the connection is dropped before anything else is done with it.
    */
-  #watchOwnPulse(model: ChannelModel): void {
+  #watchOwnPulse(line: Line): void {
     const { heartbeat } = this.#settings;
     let last = this.#clock.monotonic();
     const beat = (): void => {
       const silent = this.#clock.monotonic() - last;
       last += silent;
       if (silent > 2 * heartbeat) {
-        drop(model, new Error(`the process stood still for ${Math.round(silent)} ms`));
+        this.#lost(line, new Error(`the process stood still for ${Math.round(silent)} ms`));
+        line.cut.abort();
       } else {
         this.#pulse = this.#clock.setTimeout(beat, heartbeat / 2);
       }
@@ -165,8 +154,8 @@ export class Link {
     this.#pulse = this.#clock.setTimeout(beat, heartbeat / 2);
   }
 
-  #lost(model: ChannelModel, cause: unknown): void {
-    if (this.#state.name !== 'up' || this.#state.model !== model) return;
+  #lost(line: Line, cause: unknown): void {
+    if (this.#state.name !== 'up' || this.#state.line !== line) return;
     const why = cause === undefined ? 'the connection was closed' : textOf(cause);
     const error = new ConnectionError(`lost the ${this.#role} connection to ${this.#settings.target}: ${why}`, {
       adapter: adapterName,
@@ -188,12 +177,12 @@ export class Link {
       if (signal.aborted) return;
       try {
         const name = `${this.#clientName} ${this.#role}`;
-        const model = await dial(this.#settings, name, this.#connectTimeout, this.#clock, signal);
+        const line = await dial(this.#settings, name, this.#connectTimeout, this.#clock, signal);
         if (signal.aborted) {
-          void model.close().catch(() => {});
+          line.cut.abort();
           return;
         }
-        this.#state = this.#enter(model);
+        this.#state = this.#enter(line);
         this.#tell();
         this.#events.up();
         return;
@@ -238,18 +227,13 @@ export class Link {
   }
 }
 
-/** Ends a connection at once; amqplib notices a socket's error, but neither offers this nor sees a plain `destroy()`. */
-function drop(model: ChannelModel, reason: Error): void {
-  (model.connection as unknown as { readonly stream: Duplex }).stream.destroy(reason);
-}
-
 async function dial(
   settings: Settings,
   name: string,
   timeout: number,
   clock: Clock,
   signal: AbortSignal,
-): Promise<ChannelModel> {
+): Promise<Line> {
   const { hosts, vhost } = settings;
   const end = clock.monotonic() + timeout;
   let failure: ConnectionError | undefined;
@@ -275,13 +259,42 @@ async function dialHost(
   timeout: number,
   signal: AbortSignal,
   clock: Clock,
-): Promise<ChannelModel> {
+): Promise<Line> {
+  const cut = new AbortController();
+  const patience = new AbortController();
+  const stop = (): void => patience.abort();
+  signal.addEventListener('abort', stop, { once: true });
+  try {
+    return await Promise.race([
+      openLine(settings, host, port, name, cut),
+      sleep(clock, timeout, patience.signal).then(() => {
+        throw new Error(signal.aborted ? 'given up' : `no answer within ${Math.round(timeout)} ms`);
+      }),
+    ]);
+  } catch (error) {
+    cut.abort();
+    throw error;
+  } finally {
+    signal.removeEventListener('abort', stop);
+    patience.abort();
+  }
+}
+
+async function openLine(
+  settings: Settings,
+  host: string,
+  port: number,
+  name: string,
+  cut: AbortController,
+): Promise<Line> {
   const { user, auth } = settings;
-  const socket: SocketOptions = {
+  const socket: SocketOptions & { readonly signal: AbortSignal } = {
     ...settings.tls,
     // Without it every small publish waits for the peer's delayed ack: 42 ms instead of 0.7 ms, measured.
     noDelay: true,
-    timeout: Math.ceil(timeout),
+    signal: cut.signal,
+    // Ours bounds the whole handshake; amqplib's only each silence in it.
+    timeout: 0,
     clientProperties: { connection_name: name },
     credentials: auth === 'external' ? credentials.external() : credentials[auth](user, await settings.password()),
   };
@@ -293,25 +306,10 @@ async function dialHost(
     // amqplib decodes it once more.
     vhost: encodeURIComponent(settings.vhost),
   };
-  const dialing = connect(url, socket);
-  const patience = new AbortController();
-  const stop = (): void => patience.abort();
-  signal.addEventListener('abort', stop, { once: true });
-  try {
-    return await Promise.race([
-      dialing,
-      sleep(clock, timeout, patience.signal).then(() => {
-        throw new Error(signal.aborted ? 'given up' : `no answer within ${Math.round(timeout)} ms`);
-      }),
-    ]);
-  } catch (error) {
-    dialing.then(
-      (late) => late.close().catch(() => {}),
-      () => {},
-    );
-    throw error;
-  } finally {
-    signal.removeEventListener('abort', stop);
-    patience.abort();
-  }
+  const model = await connect(url, socket);
+  // From its first moment on, also where nobody waits for it any more: amqplib throws, out of a timer and at every
+  // heartbeat again, what nobody listens to.
+  model.on('error', () => {});
+  model.on('close', () => cut.abort());
+  return { model, cut };
 }

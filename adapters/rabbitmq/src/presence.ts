@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import type { Clock, Logger } from '@waybill/core/adapter';
 import type { Channel, ChannelModel, Message } from 'amqplib';
+import { closeChannel } from './channel.ts';
 import type { Link } from './link.ts';
 import type { BrokerNames } from './names.ts';
 
@@ -52,6 +53,8 @@ export class Presence {
   #said = 0;
   /** Has said bye, and is no member until it says hello. */
   #quiet = false;
+  /** Whether everybody has been told of us, as far as we know. */
+  #greeted = false;
   #mouth: { readonly model: ChannelModel; readonly channel: Promise<Channel> } | undefined;
   /** Resolves when the member's queue is gone. */
   readonly ended: Promise<void>;
@@ -82,7 +85,7 @@ export class Presence {
       await channel.bindQueue(queue, names.members, groupKey);
       await channel.consume(queue, (message) => this.#hear(message), { noAck: true });
     } catch (error) {
-      await channel.close().catch(() => {});
+      await closeChannel(channel);
       throw error;
     }
     await this.tellAll({ hello: true });
@@ -94,11 +97,13 @@ export class Presence {
     if (more.hello === true) this.#quiet = false;
     else if (this.#quiet) return;
     if (more.bye === true) this.#quiet = true;
-    await this.#say(names.members, groupKey, more);
+    const said = await this.#say(names.members, groupKey, more);
+    if (more.hello === true) this.#greeted = said;
   }
 
-  /** Tells each we know of, so that we learn who is gone. */
+  /** Tells each we know of, so that we learn who is gone; and everybody, where that has failed. */
   async pulse(): Promise<void> {
+    if (!this.#greeted) await this.tellAll({ hello: true });
     for (const id of [...this.#peers.keys()]) await this.#tell(id);
   }
 
@@ -113,7 +118,7 @@ export class Presence {
     const mouth = this.#mouth;
     this.#mouth = undefined;
     mouth?.channel.then((channel) => channel.close()).catch(() => {});
-    await this.#channel?.close().catch(() => {});
+    if (this.#channel !== undefined) await closeChannel(this.#channel);
   }
 
   async #tell(id: string, more: { readonly hello?: boolean } = {}): Promise<void> {
@@ -123,8 +128,9 @@ export class Presence {
     await this.#say('', queue, more);
   }
 
-  /** What cannot be said now is said by the next pulse. */
-  async #say(exchange: string, routingKey: string, more: { hello?: boolean; bye?: boolean }): Promise<void> {
+  /** What cannot be said now is said by the next pulse. A blocked connection would not even answer. */
+  async #say(exchange: string, routingKey: string, more: { hello?: boolean; bye?: boolean }): Promise<boolean> {
+    if (this.#parts.publish.blocked !== undefined) return false;
     const word: Word = {
       v: 1,
       from: this.id,
@@ -139,8 +145,10 @@ export class Presence {
         mandatory: true,
         contentType: 'application/json',
       });
+      return true;
     } catch (error) {
       this.#parts.logger.debug('rabbitmq: a member cannot be heard by its group at the moment', { error });
+      return false;
     }
   }
 
@@ -151,6 +159,8 @@ export class Presence {
       channel.on('error', () => {});
       channel.on('close', () => {
         if (this.#mouth?.channel === opening) this.#mouth = undefined;
+        // With it went what the broker had not read yet.
+        this.#greeted = false;
       });
       channel.on('return', (message) => this.#isGone(message.fields.routingKey));
       return channel;

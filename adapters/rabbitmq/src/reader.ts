@@ -70,6 +70,8 @@ export interface ReaderOptions {
    * messages are in hand: the next one would get the later ones at once. So it only ever lets go of all.
    */
   readonly inOrder: boolean;
+  /** Whether the queue was made by the user, who may have given it a single active consumer all the same. */
+  readonly given: boolean;
   /** Most messages that are ours and unsettled; in order it stays at that from the first to the last. */
   readonly prefetch: number;
   /** Most bytes of bodies ahead of `take`, not heeded in order; one message may always be there. */
@@ -242,7 +244,15 @@ export class QueueReader {
   }
 
   async #open(model: ChannelModel): Promise<DeliveryChannel> {
-    const channel = new DeliveryChannel(await model.createChannel());
+    const { origin, queue, inOrder, given } = this.options;
+    const arrived = (message: Message): void => {
+      if (this.#wanted === 0) channel.requeue([message.fields.deliveryTag]);
+      else this.#arrive(channel, message);
+    };
+    const channel: DeliveryChannel = new DeliveryChannel(
+      await model.createChannel(),
+      origin.counts ? { queue, single: inOrder || given, arrived } : undefined,
+    );
     this.#channel = channel;
     this.#renewing = false;
     this.#wanted = this.#credit;

@@ -13,8 +13,8 @@ import {
   type Timer,
   type WaybillError,
 } from '@waybill/core/adapter';
-import type { Channel } from 'amqplib';
 import { AloneQueue } from './alone-queue.ts';
+import { onScratchChannel } from './channel.ts';
 import type { ConfirmSender } from './confirm-sender.ts';
 import type { Ending } from './delivery-channel.ts';
 import { adapterName, brokerText, reply, replyCode, requestFailure } from './errors.ts';
@@ -242,11 +242,11 @@ export class RabbitReceiver implements Receiver, ReaderHost {
 
   async #openReader(queue: string, inOrder: boolean): Promise<void> {
     if (this.#closing) return;
-    const { source, countsDeliveries } = this.#parts;
+    const { source, place, countsDeliveries } = this.#parts;
     const { prefetchBytes, group } = source;
     const prefetch = this.#sharing === undefined ? source.prefetch : laneWindowOf(group.topic);
     const origin = { lane: queue, counts: countsDeliveries && !group.temporary, alone: false };
-    const reader = new QueueReader({ origin, queue, inOrder, prefetch, prefetchBytes }, this);
+    const reader = new QueueReader({ origin, queue, inOrder, given: place.given, prefetch, prefetchBytes }, this);
     this.#readers.set(queue, reader);
     try {
       await reader.start();
@@ -317,10 +317,7 @@ export class RabbitReceiver implements Receiver, ReaderHost {
   async #deleteTemporary(): Promise<void> {
     const { place, logger } = this.#parts;
     try {
-      const channel: Channel = await this.link.model.createChannel();
-      channel.on('error', () => {});
-      await channel.deleteQueue(place.queues[0] as string);
-      await channel.close();
+      await onScratchChannel(this.link, (channel) => channel.deleteQueue(place.queues[0] as string));
     } catch (error) {
       logger.debug('rabbitmq: a broadcast queue was not deleted; the broker does it after a while', { error });
     }

@@ -1,8 +1,9 @@
-import type { Logger, Settlement, SettleResult, Source } from '@waybill/core/adapter';
+import type { Settlement, SettleResult, Source } from '@waybill/core/adapter';
 import type { Options } from 'amqplib';
 import type { ConfirmSender, Parcel, Sent } from './confirm-sender.ts';
 import { delayExchange, delayRoute } from './delay.ts';
 import type { DeliveryChannel } from './delivery-channel.ts';
+import { unroutable } from './errors.ts';
 import { deadLetterCopy, retryCopy } from './message.ts';
 import { addressOf, type BrokerNames, type GroupPlace } from './names.ts';
 import { type QueueReader, RabbitDelivery } from './reader.ts';
@@ -11,7 +12,6 @@ export interface SettlingParts {
   readonly source: Source;
   readonly place: GroupPlace;
   readonly names: BrokerNames;
-  readonly logger: Logger;
   /** For retries and dead letters. */
   readonly copies: ConfirmSender;
   /** By lane. */
@@ -82,11 +82,11 @@ export class Settling {
       const result = sent[i] as Sent;
       if (result.status === 'stored') acks.push(entry);
       else if (result.status === 'unroutable') {
-        this.#parts.missing(destinationOf(entry.settlement));
-        results[entry.at] = 'retryable';
+        const what = destinationOf(entry.settlement);
+        this.#parts.missing(what);
+        results[entry.at] = unroutable(what);
       } else {
-        results[entry.at] = result.outcome === 'unknown' ? 'unknown' : 'retryable';
-        this.#parts.logger.debug(`rabbitmq: ${result.error.message}`);
+        results[entry.at] = result.error;
       }
     }
     await this.#ack(acks, results);

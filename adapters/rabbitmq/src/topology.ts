@@ -7,6 +7,7 @@ import {
   type TopicRef,
 } from '@waybill/core/adapter';
 import type { Channel, Options } from 'amqplib';
+import { onScratchChannel } from './channel.ts';
 import { bindDelayed, makeDelayLevels } from './delay.ts';
 import { adapterName, brokerText, reply, replyCode, requestFailure } from './errors.ts';
 import type { Link } from './link.ts';
@@ -331,21 +332,6 @@ interface GroupQueue {
   readonly given: boolean;
   readonly options: Options.AssertQueue;
   readonly bind: (channel: Channel) => Promise<void>;
-}
-
-/** For what may fail: a failed request closes its channel, with all that is on it. */
-export async function onScratchChannel<T>(link: Link, work: (channel: Channel) => Promise<T>): Promise<T> {
-  const channel = await link.model.createChannel();
-  let closed = false;
-  channel.on('error', () => {});
-  channel.on('close', () => {
-    closed = true;
-  });
-  try {
-    return await work(channel);
-  } finally {
-    if (!closed) await channel.close().catch(() => {});
-  }
 }
 
 /** @throws ConfigError for what is no option of a topic */

@@ -5,10 +5,11 @@ import { fileURLToPath } from 'node:url';
 import { imageExists, imageLabel, pullImage } from './docker.ts';
 import type { Installer } from './engine.ts';
 import { type BrokerImage, type BuildRecipe, chosenImage } from './images.ts';
+import { fetchPayload } from './payload.ts';
 import { messageOf, run, SetupError, type Step } from './run.ts';
 
 const IMAGES = fileURLToPath(new URL('../../images/', import.meta.url));
-/** Ignored by git: jars do not belong into a repository. */
+/** Ignored by git: programs of others do not belong into a repository. */
 const CACHE = fileURLToPath(new URL('../../../.cache/images/', import.meta.url));
 /** On images built here: what they were built from, so that a changed Dockerfile is built again. */
 const SOURCE_LABEL = 'waybill.source';
@@ -32,8 +33,9 @@ export function imageBuilder(installing: Installer, step: Step): Builder {
   const build = async (image: BrokerImage, source: string): Promise<void> => {
     const [context] = await Promise.all([buildContext(image.build, installing, step), ensureBase(image.build.debian)]);
     const label = `${SOURCE_LABEL}=${source}`;
+    const debian = `DEBIAN=${image.build.debian}`;
     await step(`built ${image.local}`, () =>
-      run('docker', ['build', '--quiet', '--label', label, '--tag', image.local, context]),
+      run('docker', ['build', '--quiet', '--label', label, '--build-arg', debian, '--tag', image.local, context]),
     );
   };
 
@@ -102,32 +104,20 @@ async function debianMirror(): Promise<string> {
   throw new SetupError('No Debian mirror is known to apt: run `apt-get update` first.');
 }
 
-/** The folder that `docker build` is given: the recipe's own, or a copy of it with the jars beside. */
+/** The folder that `docker build` is given: the recipe's own, or a copy of it with the payload beside. */
 async function buildContext(recipe: BuildRecipe, installing: Installer, step: Step): Promise<string> {
   const folder = join(IMAGES, recipe.folder);
-  if (recipe.jars === undefined) return folder;
-  const context = join(CACHE, `${recipe.folder}-${recipe.jars}`);
+  if (recipe.payload === undefined) return folder;
+  const context = join(CACHE, `${recipe.folder}-${recipe.payload.version}`);
   mkdirSync(context, { recursive: true });
   cpSync(folder, context, { recursive: true });
-  await fetchJars(recipe.jars, folder, join(context, 'libs'), installing, step);
-  return context;
-}
-
-/** On the host, because a build has neither its Maven settings nor its certificates. */
-async function fetchJars(
-  version: string,
-  folder: string,
-  libs: string,
-  installing: Installer,
-  step: Step,
-): Promise<void> {
-  if (existsSync(libs)) return;
-  await installing.need(['mvn'], "which fetches Kafka's jars where its image cannot be pulled");
+  const payload = join(context, 'payload');
+  if (existsSync(payload)) return context;
   // Only a complete folder gets the final name: an interrupted download must not pass for one.
-  const partial = `${libs}.partial`;
+  const partial = `${payload}.partial`;
   rmSync(partial, { recursive: true, force: true });
-  const settings = [`-Dkafka.version=${version}`, `-DoutputDirectory=${partial}`];
-  const args = ['-q', '-B', '-f', join(folder, 'pom.xml'), ...settings, 'dependency:copy-dependencies'];
-  await step(`fetched the jars of Kafka ${version}`, () => run('mvn', args));
-  renameSync(partial, libs);
+  mkdirSync(partial);
+  await fetchPayload(recipe.payload, folder, partial, installing, step);
+  renameSync(partial, payload);
+  return context;
 }

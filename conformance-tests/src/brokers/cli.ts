@@ -2,7 +2,8 @@ import { parseArgs } from 'node:util';
 import { imageBuilder } from './build.ts';
 import { type Container, engineVersion, imageExists, ourContainers, removeContainers } from './docker.ts';
 import { ensureEngine, installer } from './engine.ts';
-import { type BrokerImage, brokerImages, resolveImage, selectImages } from './images.ts';
+import { type BrokerImage, brokerImages, isDefaultVersion, resolveImage, selectImages } from './images.ts';
+import { brokerKinds } from './kinds.ts';
 import { bringUp, containerName } from './named.ts';
 import { isGone } from './owner.ts';
 import { CommandError, messageOf, reportStep, SetupError } from './run.ts';
@@ -18,9 +19,19 @@ const USAGE = `Usage: npm run brokers -- up|down|status [options]
   --install       up: may install the engine from Debian's packages (as root; CI in the environment implies it)
   --json          prints the results as JSON
 
-Images are the official ones, unless WAYBILL_RABBITMQ_IMAGE, WAYBILL_RABBITMQ_3_10_IMAGE, WAYBILL_KAFKA_IMAGE or
-WAYBILL_KAFKA_4_1_IMAGE name others; where they cannot be pulled they are built from Debian's packages. Ports are the
-usual ones, or WAYBILL_RABBITMQ_PORT, WAYBILL_RABBITMQ_MANAGEMENT_PORT and WAYBILL_KAFKA_PORT.`;
+Images are the official ones, unless settings name others; where they cannot be pulled they are built from Debian's
+packages. Ports are the usual ones, unless settings move them:
+${settings()}`;
+
+function settings(): string {
+  return brokerImages
+    .map((image) => {
+      const { portSetting, management } = brokerKinds[image.broker];
+      const ports = isDefaultVersion(image) ? [portSetting, ...(management ? [management.portSetting] : [])] : [];
+      return `  ${`${image.broker}@${image.version}`.padEnd(14)}${[image.setting, ...ports].join(', ')}`;
+    })
+    .join('\n');
+}
 
 class UsageError extends Error {
   override readonly name = 'UsageError';

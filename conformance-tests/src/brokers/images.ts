@@ -1,7 +1,7 @@
 import { imageExists } from './docker.ts';
 import { SetupError } from './run.ts';
 
-export type BrokerName = 'rabbitmq' | 'kafka';
+export type BrokerName = 'rabbitmq' | 'kafka' | 'redis' | 'sqs' | 'pubsub';
 
 /** One version of one broker, and where its image comes from. */
 export interface BrokerImage {
@@ -20,8 +20,14 @@ export interface BuildRecipe {
   /** Below `conformance-tests/images/`. */
   readonly folder: string;
   readonly debian: 'trixie' | 'bookworm';
-  /** The version of the jars that Maven fetches, from the folder's pom.xml. */
-  readonly jars?: string;
+  /** What no Debian package has, and the host therefore puts beside the Dockerfile. */
+  readonly payload?: Payload;
+}
+
+/** Where the host gets it from, and in which version; the Dockerfile finds it under `payload/`. */
+export interface Payload {
+  readonly from: 'maven' | 'npm' | 'google-cloud-sdk';
+  readonly version: string;
 }
 
 /** The first version of a broker is its default. */
@@ -48,7 +54,7 @@ export const brokerImages: readonly BrokerImage[] = [
     official: 'apache/kafka:4.3.1',
     local: 'waybill/kafka:4.3',
     setting: 'WAYBILL_KAFKA_IMAGE',
-    build: { folder: 'kafka', debian: 'trixie', jars: '4.3.1' },
+    build: { folder: 'kafka', debian: 'trixie', payload: { from: 'maven', version: '4.3.1' } },
   },
   {
     broker: 'kafka',
@@ -56,7 +62,41 @@ export const brokerImages: readonly BrokerImage[] = [
     official: 'apache/kafka:4.1.0',
     local: 'waybill/kafka:4.1',
     setting: 'WAYBILL_KAFKA_4_1_IMAGE',
-    build: { folder: 'kafka', debian: 'trixie', jars: '4.1.0' },
+    build: { folder: 'kafka', debian: 'trixie', payload: { from: 'maven', version: '4.1.0' } },
+  },
+  {
+    broker: 'redis',
+    version: '8.0',
+    official: 'redis:8.0',
+    local: 'waybill/redis:8.0',
+    setting: 'WAYBILL_REDIS_IMAGE',
+    build: { folder: 'redis', debian: 'trixie' },
+  },
+  {
+    broker: 'redis',
+    version: '7.0',
+    official: 'redis:7.0',
+    local: 'waybill/redis:7.0',
+    setting: 'WAYBILL_REDIS_7_0_IMAGE',
+    build: { folder: 'redis', debian: 'bookworm' },
+  },
+  // fauxqs, which speaks SNS too.
+  {
+    broker: 'sqs',
+    version: '2.4',
+    official: 'kibertoad/fauxqs:2.4.1',
+    local: 'waybill/sqs:2.4',
+    setting: 'WAYBILL_SQS_IMAGE',
+    build: { folder: 'sqs', debian: 'trixie', payload: { from: 'npm', version: '2.4.1' } },
+  },
+  // Google's emulator; the version is that of its jar.
+  {
+    broker: 'pubsub',
+    version: '0.8',
+    official: 'gcr.io/google.com/cloudsdktool/google-cloud-cli:emulators',
+    local: 'waybill/pubsub:0.8',
+    setting: 'WAYBILL_PUBSUB_IMAGE',
+    build: { folder: 'pubsub', debian: 'trixie', payload: { from: 'google-cloud-sdk', version: '0.8' } },
   },
 ];
 

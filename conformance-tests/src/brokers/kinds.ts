@@ -1,5 +1,6 @@
+import { fauxqsEnvironment } from './fauxqs.ts';
 import type { BrokerName } from './images.ts';
-import { type Address, type Probe, probeKafka, probeRabbitmq } from './probe.ts';
+import { type Address, type Probe, probeHttp, probeKafka, probeRabbitmq, probeRedis } from './probe.ts';
 
 /** What the container of a broker needs and offers, the same for the official image and for ours. */
 export interface BrokerKind {
@@ -11,9 +12,16 @@ export interface BrokerKind {
   /** The port inside the container for a given one outside. */
   containerPort(port: number): number;
   environment(at: Address): Readonly<Record<string, string>>;
+  /** By default what the image starts by itself. */
+  readonly command?: readonly string[];
   url(at: Address): string;
   readonly probe: Probe;
 }
+
+/** Every write is on the disk before it is confirmed: what was confirmed is there after a kill. */
+export const redisCommand = ['redis-server', '--appendonly', 'yes', '--appendfsync', 'always'] as const;
+
+export const pubsubCommand = ['gcloud', 'beta', 'emulators', 'pubsub', 'start', '--host-port=0.0.0.0:8085'] as const;
 
 export const brokerKinds: Readonly<Record<BrokerName, BrokerKind>> = {
   rabbitmq: {
@@ -33,6 +41,32 @@ export const brokerKinds: Readonly<Record<BrokerName, BrokerKind>> = {
     environment: kafkaEnvironment,
     url: ({ host, port }) => `kafka://${host}:${port}`,
     probe: probeKafka,
+  },
+  redis: {
+    defaultPort: 6379,
+    portSetting: 'WAYBILL_REDIS_PORT',
+    containerPort: () => 6379,
+    environment: () => ({}),
+    command: redisCommand,
+    url: ({ host, port }) => `redis://${host}:${port}`,
+    probe: probeRedis,
+  },
+  sqs: {
+    defaultPort: 4566,
+    portSetting: 'WAYBILL_SQS_PORT',
+    containerPort: () => 4566,
+    environment: () => fauxqsEnvironment,
+    url: ({ host, port }) => `sqs://us-east-1?endpoint=http://${host}:${port}`,
+    probe: (at) => probeHttp(at, '/health'),
+  },
+  pubsub: {
+    defaultPort: 8085,
+    portSetting: 'WAYBILL_PUBSUB_PORT',
+    containerPort: () => 8085,
+    environment: () => ({}),
+    command: pubsubCommand,
+    url: ({ host, port }) => `pubsub://waybill?endpoint=${host}:${port}`,
+    probe: (at) => probeHttp(at, '/'),
   },
 };
 

@@ -39,7 +39,7 @@ export async function bringUp(
     await requireFree(managementPort === undefined ? [port] : [port, managementPort], name);
     // Loaded here because it takes longer than all the rest of an `up` that finds the brokers running.
     const { startBroker } = await import('./start.ts');
-    await step(`started ${name}`, () => startBroker(image, { name, port, managementPort }));
+    await step(`started ${name}`, () => startBroker(image, { name, host: HOST, port, managementPort }));
   } else {
     requireSame(existing, resolved, url);
     await wake(existing, image, port, step);

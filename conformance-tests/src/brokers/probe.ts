@@ -128,6 +128,21 @@ export const probeKafka: Probe = (at) =>
     if (error !== 0) throw new Error(`Kafka answered with error ${error} when asked for a group's coordinator`);
   });
 
+/** While it reads its log from the disk it answers with -LOADING. */
+export const probeRedis: Probe = (at) =>
+  converse(at, async (conversation) => {
+    conversation.write(Buffer.from('PING\r\n'));
+    const pong = '+PONG\r\n';
+    const answer = await conversation.read(pong.length);
+    if (answer.toString() !== pong) throw new Error(`Redis answered ${JSON.stringify(answer.toString())} to PING`);
+  });
+
+export async function probeHttp({ host, port }: Address, path: string): Promise<void> {
+  const answer = await fetch(`http://${host}:${port}${path}`, { signal: AbortSignal.timeout(ANSWER_WITHIN_MS) });
+  await answer.body?.cancel();
+  if (!answer.ok) throw new Error(`${path} answered with ${answer.status}`);
+}
+
 function int16(value: number): Buffer {
   const bytes = Buffer.alloc(2);
   bytes.writeInt16BE(value);

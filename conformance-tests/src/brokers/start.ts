@@ -20,6 +20,8 @@ export interface StartOptions {
   readonly port?: number;
   /** Further ports of the container, published under the same numbers. */
   readonly ports?: readonly number[];
+  /** In place of the command by which the broker is usually started. */
+  readonly command?: readonly string[];
   /** More environment for the container, such as `{ KAFKA_AUTO_CREATE_TOPICS_ENABLE: 'false' }`. */
   readonly environment?: Readonly<Record<string, string>>;
 }
@@ -43,17 +45,8 @@ export interface RunningBroker extends Address, AsyncDisposable {
   exec(command: readonly string[]): Promise<ExecResult>;
 }
 
-/** Starts a RabbitMQ for a test; its address holds a port that nobody else uses. */
-export function startRabbitmq(options?: StartOptions): Promise<RunningBroker> {
-  return startForTest('rabbitmq', options);
-}
-
-/** Starts a Kafka for a test; its address holds a port that nobody else uses. */
-export function startKafka(options?: StartOptions): Promise<RunningBroker> {
-  return startForTest('kafka', options);
-}
-
-async function startForTest(broker: BrokerName, options: StartOptions = {}): Promise<RunningBroker> {
+/** Starts a broker for a test; its address holds a port that nobody else uses. */
+export async function startForTest(broker: BrokerName, options: StartOptions = {}): Promise<RunningBroker> {
   const image = brokerImage(broker, options.version);
   for (let attempt = 1; ; attempt++) {
     try {
@@ -62,6 +55,7 @@ async function startForTest(broker: BrokerName, options: StartOptions = {}): Pro
         port: options.port ?? (await freePort()),
         ports: options.ports ?? [],
         environment: options.environment ?? {},
+        ...(options.command && { command: options.command }),
         owner: thisProcess(),
       });
     } catch (error) {
@@ -77,11 +71,14 @@ function isPortTaken(error: unknown): boolean {
 
 export interface Placement {
   readonly name: string;
+  /** By default the name under which testcontainers reaches the engine, which is not always this machine. */
+  readonly host?: string;
   readonly port: number;
   /** By default a free one. */
   readonly managementPort?: number | undefined;
   readonly ports?: readonly number[];
   readonly environment?: Readonly<Record<string, string>>;
+  readonly command?: readonly string[];
   /** The process that will stop it; without one the container stays until it is removed by name. */
   readonly owner?: string;
 }
@@ -90,7 +87,7 @@ export interface Placement {
 export async function startBroker(image: BrokerImage, placement: Placement): Promise<RunningBroker> {
   const kind = brokerKinds[image.broker];
   const { container: engine, info } = await getContainerRuntimeClient();
-  const address = { host: info.containerRuntime.host, port: placement.port };
+  const address = { host: placement.host ?? info.containerRuntime.host, port: placement.port };
   const resolved = await resolveImage(image);
   const { managementPort = await freePort() } = placement;
   const more = (placement.ports ?? []).map((port) => ({ host: port, container: port }));
@@ -115,6 +112,7 @@ export async function startBroker(image: BrokerImage, placement: Placement): Pro
     })
     .withEnvironment({ ...kind.environment(address), ...placement.environment })
     .withExposedPorts(...ports)
+    .withCommand([...(placement.command ?? kind.command ?? [])])
     // Some engines allow a thousand million open files, and Erlang makes room for all of them.
     .withUlimits({ nofile: { soft: OPEN_FILES, hard: OPEN_FILES } })
     .withWaitStrategy(new UntilAnswers(kind.probe, address))

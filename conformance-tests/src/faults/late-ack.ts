@@ -8,11 +8,11 @@ import { settlesThrough } from './plant.ts';
  */
 export function lateAck(inner: Receiver, verb: Settlement['verb']): Partial<Receiver> {
   let open = true;
-  const settle = async (one: Settlement): Promise<SettleResult> => {
+  const settle = async (one: Settlement): Promise<SettleResult | undefined> => {
     try {
-      return (await inner.settle([one]))[0] ?? 'unknown';
+      return (await inner.settle([one]))[0];
     } catch {
-      return 'unknown';
+      return undefined;
     }
   };
   const ackLater = async (one: Settlement): Promise<void> => {

@@ -68,12 +68,16 @@ export function settlesThrough(
   return {
     async settle(batch) {
       const changed = await Promise.all(batch.map(change));
-      const asked = changed.filter((one) => typeof one !== 'string');
+      const asked = changed.filter((one) => isSettlement(one));
       const results = asked.length === 0 ? [] : await inner.settle(asked);
       let next = 0;
-      return changed.map((one) => (typeof one === 'string' ? one : (results[next++] ?? 'unknown')));
+      return changed.map((one) => (isSettlement(one) ? (results[next++] as SettleResult) : one));
     },
   };
+}
+
+function isSettlement(one: Settlement | SettleResult): one is Settlement {
+  return typeof one === 'object' && 'verb' in one;
 }
 
 /** A receiver that shows its deliveries through `change`, and settles the real ones. */

@@ -41,7 +41,7 @@ const commitPastGap: Fault = {
         for (const delivery of below) committed.add(delivery);
         inHand = inHand.filter((delivery) => delivery !== one.delivery && !committed.has(delivery));
         const results = await inner.settle([...below.map((delivery) => ({ verb: 'ack' as const, delivery })), one]);
-        return results.at(-1) ?? 'unknown';
+        return results.at(-1) as SettleResult;
       };
       let turn: Promise<unknown> = Promise.resolve();
       return {
@@ -128,7 +128,10 @@ const settleForOthers: Fault = {
         const place = (delivery: Delivery): string =>
           `${source.group.topic.name}/${source.group.name}/${delivery.id ?? delivery.position}`;
         const shown = showsThrough(inner, (delivery) => {
-          ackLatest.set(place(delivery), async () => (await inner.settle([{ verb: 'ack', delivery }]))[0] ?? 'unknown');
+          ackLatest.set(
+            place(delivery),
+            async () => (await inner.settle([{ verb: 'ack', delivery }]))[0] as SettleResult,
+          );
           return { ...delivery, leaseUntil: Number.POSITIVE_INFINITY };
         });
         return {
@@ -137,7 +140,7 @@ const settleForOthers: Fault = {
             Promise.all(
               batch.map(async (one) => {
                 const ack = one.verb === 'ack' ? ackLatest.get(place(one.delivery)) : undefined;
-                return ack === undefined ? ((await shown.settle?.([one]))?.[0] ?? 'unknown') : await ack();
+                return ack === undefined ? ((await shown.settle?.([one]))?.[0] as SettleResult) : await ack();
               }),
             ),
           async extend(deliveries) {

@@ -14,7 +14,6 @@ import type {
   ReceiverEvents,
   SendResult,
   Settlement,
-  SettleResult,
   Source,
   Timer,
 } from '@waybill/core/adapter';
@@ -238,11 +237,7 @@ export class InProcessLink {
     const { extend, receiveAlone } = inner;
     return {
       receive: (max, finish) => this.#pass(() => this.#receive(inner, max, finish)),
-      settle: (batch: readonly Settlement[]) =>
-        this.#pass(
-          () => inner.settle(batch),
-          () => batch.map((): SettleResult => 'retryable'),
-        ),
+      settle: (batch: readonly Settlement[]) => this.#pass(() => inner.settle(batch)),
       ...(extend === undefined
         ? {}
         : { extend: (deliveries: readonly Delivery[]) => this.#pass(() => extend.call(inner, deliveries)) }),

@@ -202,8 +202,21 @@ class Foreign implements ForeignClient {
   /** The topics that belong to a group, as the adapter's page names them. */
   async #topics(part: 'group' | 'dead-letters', { topic, group, prefix = '' }: Place): Promise<readonly string[]> {
     const name = prefix + ownName(topic, group, part === 'group' ? 'retry' : 'dead');
-    const all = await (await this.#connectedAdmin()).listTopics();
+    const all = await this.#listTopics();
     return all.filter((one) => one === name);
+  }
+
+  /** kafkajs refuses the whole list when one of its topics, which may be another test's, goes away meanwhile. */
+  async #listTopics(): Promise<readonly string[]> {
+    const admin = await this.#connectedAdmin();
+    for (let tries = 1; ; tries++) {
+      try {
+        return await admin.listTopics();
+      } catch (error) {
+        const goneMeanwhile = (error as { type?: string }).type === 'UNKNOWN_TOPIC_OR_PARTITION';
+        if (!goneMeanwhile || tries === 10) throw error;
+      }
+    }
   }
 
   async remove(part: Parameters<ForeignClient['remove']>[0], place: Place): Promise<void> {
@@ -212,20 +225,19 @@ class Foreign implements ForeignClient {
     // A group with members cannot be deleted: what can go from under them is the topic of its retries.
     await admin.deleteTopics({ topics: [...topics] });
     await eventually('the topics are gone', async () => {
-      const left = await admin.listTopics();
+      const left = await this.#listTopics();
       return topics.every((topic) => !left.includes(topic));
     });
   }
 
   async exists(part: Parameters<ForeignClient['exists']>[0], place: Place): Promise<boolean> {
-    const admin = await this.#connectedAdmin();
-    if (part === 'topic') return (await admin.listTopics()).includes(`${place.prefix ?? ''}${place.topic}`);
+    if (part === 'topic') return (await this.#listTopics()).includes(`${place.prefix ?? ''}${place.topic}`);
     return (await this.#topics(part, place)).length > 0;
   }
 
   async namesWith(text: string): Promise<readonly string[]> {
     const admin = await this.#connectedAdmin();
-    const [topics, { groups }] = await Promise.all([admin.listTopics(), admin.listGroups()]);
+    const [topics, { groups }] = await Promise.all([this.#listTopics(), admin.listGroups()]);
     const names = [...topics, ...groups.map(({ groupId }) => `group ${groupId}`)];
     return names.filter((name) => name.includes(text) || name.includes(ownName(text)));
   }
@@ -251,7 +263,7 @@ class Foreign implements ForeignClient {
   async retentionFaults(place: Place): Promise<readonly string[]> {
     const admin = await this.#connectedAdmin();
     const [retries, letters] = await Promise.all([this.#topics('group', place), this.#topics('dead-letters', place)]);
-    const delays = (await admin.listTopics()).filter((name) => name.startsWith('waybill-delay.'));
+    const delays = (await this.#listTopics()).filter((name) => name.startsWith('waybill-delay.'));
     const faults: string[] = [];
     if (retries.length === 0) faults.push('there is no topic for retries');
     if (letters.length === 0) faults.push('there is no topic for dead letters');

@@ -1,6 +1,7 @@
 import { setTimeout as wait } from 'node:timers/promises';
 import { RetryError } from '@waybill/core';
 import { expect } from 'vitest';
+import { failureWith } from '../helpers.ts';
 import { contract, RECOVERY, type Scenario } from '../scenario.ts';
 
 const key = 'k';
@@ -28,6 +29,19 @@ contract('POS-01', 'the lag of a group without members is what waits for it', as
   await s.eventually('nothing to be waiting for the other', () => bus.lag(topic, 'other'), {
     until: ({ waiting }) => waiting === 0,
   });
+});
+
+contract('POS-01', 'questions about a group that does not exist are refused, and name it', async (s) => {
+  const topic = s.topicName();
+  const bus = await s.connect();
+  await makeGroup(s, topic, 'there');
+  const about = { message: /not-there/ };
+  await failureWith('CONFIG', () => bus.lag(topic, 'not-there'), about);
+  await failureWith('CONFIG', () => bus.deadLetters(topic, 'not-there').count(), about);
+  await failureWith('CONFIG', () => bus.deadLetters(topic, 'not-there').redrive('all'), about);
+  if (s.supports('log')) await failureWith('CONFIG', () => bus.seek(topic, 'not-there', 'earliest'), about);
+  await bus.removeGroup(topic, 'there');
+  await failureWith('CONFIG', () => bus.lag(topic, 'there'), { message: /there/ });
 });
 
 contract('POS-01', 'what waits, what is delayed and what is in hand are told apart', async (s) => {
@@ -125,7 +139,10 @@ contract('POS-02', 'a group that exists keeps its place, wherever it is told to 
   await subscription.close();
   await bus.publish(topic, 3, { key });
   const second = s.recorder<number>();
+  const told = () => s.logs.filter(({ text }) => text.includes(topic) && text.includes('startNewGroupAt is ignored'));
+  expect(told()).toEqual([]);
   await bus.subscribe(topic, { group: 'g', startNewGroupAt: 'earliest' }, second.handler);
+  expect(told()).toHaveLength(1);
   await bus.publish(topic, 4, { key });
   await second.waitFor((seen) => seen.some(({ data }) => data === 4));
   expect(second.data).toEqual([3, 4]);
@@ -205,6 +222,7 @@ contract('RET-01', 'nothing that was made expires by itself, and the capability 
 
 contract('RET-02', 'a group whose place was lost says so, and goes on', async (s) => {
   const { trim } = s.foreign;
+  if (!s.supports('tellsLostPosition')) return await s.unsupported('tellsLostPosition');
   if (trim === undefined) {
     // Only a log can move on without a group: a queue keeps what is not acked.
     expect(s.supports('log')).toBe(false);
@@ -231,6 +249,7 @@ contract('RET-02', 'a group whose place was lost says so, and goes on', async (s
 
 contract('RET-02', 'a group that has read everything loses nothing', async (s) => {
   const { trim } = s.foreign;
+  if (!s.supports('tellsLostPosition')) return await s.unsupported('tellsLostPosition');
   if (trim === undefined) {
     expect(s.supports('log')).toBe(false);
     return;

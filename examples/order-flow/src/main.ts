@@ -22,6 +22,8 @@ const bus = await connect(BROKER_URL, {
   // Each group handles a message id once. Services in several processes share a store in a database.
   idempotency: memoryStore(),
   middleware: { consume: [noteFailures] },
+  // The timeline tells of failures, which belong to this story.
+  logger: false,
 });
 const services = [inventory, payment, shipping, notification, reminders];
 const subscriptions: Subscription[] = [];

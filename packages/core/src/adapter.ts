@@ -317,10 +317,8 @@ export type SettleResult =
   | 'applied'
   /** The delivery is not ours any more; nothing was done. */
   | 'lost'
-  /** Nothing was done; the same settlement may succeed while the lease lasts. */
-  | 'retryable'
-  /** It may have been done. Core repeats a copy while the lease lasts, else leaves the message to the lease. */
-  | 'unknown';
+  /** Why it is not done, or not known to be. Core repeats the settlement for as long as the delivery is ours. */
+  | WaybillError;
 
 /** A walk over a group's dead letters. */
 export interface DeadLetterScan {
@@ -396,6 +394,8 @@ export interface Capabilities {
   readonly cleanJoin: Support;
   /** Whether the broker remembers that a topic is ordered (ORD-05). */
   readonly knowsOrder: Support;
+  /** Whether it shows when the broker has dropped what a group had still to read (RET-02); true where it never does. */
+  readonly tellsLostPosition: Support;
   /** Whether `peek` leaves the entries visible for others meanwhile (DLQ-03). */
   readonly openPeek: Support;
   /** Milliseconds after a crash until a broadcast's group is gone (SUB-07). */

@@ -305,6 +305,8 @@ export class ConnectedBus implements Bus, ConnectionEvents {
   async #publish(definition: TopicDefinition, data: unknown, options: PublishOptions): Promise<Receipt> {
     this.#checkNotClosed();
     const { clock, adapter } = this.#setup;
+    // The look at the topic comes out of the publish's time, too.
+    const since = clock.monotonic();
     const context = { codec: this.#codec, clock, adapter, maxDelay: this.capabilities.maxDelay };
     const known = this.#topics.known(definition);
     // Validated before anything is asked of the broker: what is wrong is wrong at the call (PUB-10).
@@ -313,17 +315,23 @@ export class ConnectedBus implements Bus, ConnectionEvents {
     try {
       const line = this.#lines.get(definition.name);
       const ready = known !== undefined && line === undefined && !(encoded instanceof Promise);
-      return await this.#send(definition, ready ? encoded : await this.#inLine(definition, encoded, options), options);
+      const message = ready ? encoded : await this.#inLine(definition, encoded, options, since);
+      return await this.#send(definition, message, options, since);
     } finally {
       this.#publishing--;
       if (this.#publishing === 0) this.#published?.();
     }
   }
 
-  async #send(definition: TopicDefinition, message: OutgoingMessage, options: PublishOptions): Promise<Receipt> {
+  async #send(
+    definition: TopicDefinition,
+    message: OutgoingMessage,
+    options: PublishOptions,
+    since: number,
+  ): Promise<Receipt> {
     if (message.deliverAt !== undefined) this.#due(message.deliverAt);
     try {
-      return await this.#queue.send(message, { signal: options.signal });
+      return await this.#queue.send(message, { signal: options.signal, since });
     } catch (error) {
       // What was wrong may be that the topic is gone; the next publish looks again.
       if (!options.signal?.aborted && !WaybillError.is(error, 'MESSAGE_TOO_LARGE')) this.#topics.forget(definition);
@@ -339,8 +347,9 @@ export class ConnectedBus implements Bus, ConnectionEvents {
     definition: TopicDefinition,
     encoded: OutgoingMessage | Promise<OutgoingMessage>,
     options: PublishOptions,
+    since: number,
   ): Promise<OutgoingMessage> {
-    const prepared = this.#prepare(definition, encoded, options);
+    const prepared = this.#prepare(definition, encoded, options, since);
     prepared.catch(() => {});
     const turn = (this.#lines.get(definition.name) ?? Promise.resolve()).then(() => prepared);
     const line: Promise<void> = turn.then(
@@ -358,16 +367,17 @@ export class ConnectedBus implements Bus, ConnectionEvents {
     definition: TopicDefinition,
     encoded: OutgoingMessage | Promise<OutgoingMessage>,
     options: PublishOptions,
+    since: number,
   ): Promise<OutgoingMessage> {
     const message = await encoded;
-    const topic = await unlessAborted(this.#ensureForPublish(definition), message, options.signal);
+    const topic = await unlessAborted(this.#ensureForPublish(definition, since), message, options.signal);
     checkOrder(topic, message.key, options);
     return { ...message, topic };
   }
 
-  async #ensureForPublish(definition: TopicDefinition): Promise<OutgoingMessage['topic']> {
+  async #ensureForPublish(definition: TopicDefinition, since: number): Promise<OutgoingMessage['topic']> {
     const { clock, publishTimeout, adapter } = this.#setup;
-    const until = clock.monotonic() + publishTimeout;
+    const until = since + publishTimeout;
     for (;;) {
       try {
         return await this.#topics.ensure(definition);
@@ -406,6 +416,19 @@ export class ConnectedBus implements Bus, ConnectionEvents {
       return this.#publish(definition, data, { ...options, id, headers, ...(key === undefined ? {} : { key }) });
     };
     return run(0);
+  }
+
+  /** A group that exists keeps its place, whatever `startNewGroupAt` says. */
+  async #tellIgnoredStart(group: GroupRef): Promise<void> {
+    try {
+      await this.#patiently(() => this.#connection.lag(group));
+    } catch (error) {
+      if (WaybillError.is(error, 'CONFIG')) return;
+      throw error;
+    }
+    this.#setup.logger.info(
+      `topic "${group.topic.name}", group "${group.name}": the group exists and keeps its place: startNewGroupAt is ignored, seek() moves it`,
+    );
   }
 
   async #join(
@@ -451,6 +474,8 @@ export class ConnectedBus implements Bus, ConnectionEvents {
         );
       }
       if (topology !== 'none' || temporary) {
+        if (settings.startAt !== 'latest' && !temporary)
+          await this.#tellIgnoredStart({ topic: on, name: group, temporary });
         const groups = [{ name: group, temporary, startAt: settings.startAt, options: settings.brokerOptions }];
         const mode = topology === 'verify' && !temporary ? 'verify' : 'create';
         const differences = await this.#patiently(() => this.#connection.provision([{ topic: on, groups }], mode));

@@ -228,7 +228,8 @@ async function attempted(
   carried: Promise<readonly SettleResult[]>,
 ): Promise<{ readonly results: readonly SettleResult[]; readonly error?: unknown }> {
   try {
-    return { results: await carried };
+    const results = await carried;
+    return { results, error: results.find((result) => WaybillError.is(result)) };
   } catch (error) {
     if (!(WaybillError.is(error, 'CONNECTION') && (error as ConnectionError).retryable)) throw error;
     return { results: [], error };

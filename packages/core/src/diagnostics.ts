@@ -1,5 +1,5 @@
 import { channel } from 'node:diagnostics_channel';
-import type { SettleResult } from './adapter.ts';
+import type { WaybillError } from './errors.ts';
 import type { Message, SubscriptionState } from './types.ts';
 
 /** `waybill:publish`: a publish has ended. */
@@ -45,7 +45,9 @@ export interface SettleEvent {
   readonly id: string | undefined;
   readonly verb: 'ack' | 'giveBack' | 'deadLetter' | 'abandon';
   readonly attempt: number;
-  readonly result: SettleResult;
+  readonly result: 'applied' | 'lost' | 'failed';
+  /** Why it failed; it is repeated. */
+  readonly error?: WaybillError;
 }
 
 /** `waybill:subscription`: a subscription has gone from one state to another. */

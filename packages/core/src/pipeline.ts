@@ -8,6 +8,7 @@ import { Held, type HeldBy } from './held.ts';
 import { LeaseKeeper } from './leases.ts';
 import type { Logger } from './logger.ts';
 import type { ReceivedMessage, Verdict } from './message.ts';
+import { Notices } from './notices.ts';
 import { OrderedReady, type Ready, UnorderedReady } from './ready.ts';
 import { Settler } from './settler.ts';
 import type { SubscriptionSettings } from './subscribe-options.ts';
@@ -92,6 +93,7 @@ export class Pipeline implements HeldBy {
   readonly #receiver: Receiver;
   readonly #hand = new Set<Held>();
   readonly #ready: Ready;
+  readonly #notices: Notices<'retry' | 'dead letter' | 'dropped'>;
   readonly #settler: Settler;
   readonly #leases: LeaseKeeper;
   readonly #alarm: Alarm;
@@ -116,6 +118,7 @@ export class Pipeline implements HeldBy {
     const { clock, logger } = setup;
     this.#ready = setup.ordered ? new OrderedReady() : new UnorderedReady();
     this.#settler = new Settler(receiver, clock, logger, setup);
+    this.#notices = new Notices(logger, clock);
     this.#alarm = new Alarm(clock, () => this.#onAlarm());
     this.#leases = new LeaseKeeper({
       receiver,
@@ -365,9 +368,20 @@ export class Pipeline implements HeldBy {
         const unsupported = this.#tooLong(after);
         // Asked for by a RetryError or a policy's function: nobody is left to throw to, and no delay is clamped.
         if (unsupported !== undefined) this.exhaust(held, 'exhausted', unsupported, held.attempt, settled);
-        else this.again(held, after, held.attempt + 1, 'retried', settled);
+        else {
+          this.#tellRetry(held, verdict.error, after);
+          this.again(held, after, held.attempt + 1, 'retried', settled);
+        }
       }
     }
+  }
+
+  #tellRetry(held: Held, error: unknown, after: number): void {
+    // Asked for by `message.retry()`: no failure.
+    if (error === undefined) return;
+    const { attempts } = this.setup.settings.retry;
+    const text = `${this.what}: message ${nameOf(held)}: attempt ${held.attempt} of ${attempts} failed, the next comes in ${Math.round(after)} ms`;
+    this.#notices.tell('retry', text, { error });
   }
 
   /** Lets go of a message as it came. */
@@ -416,12 +430,15 @@ export class Pipeline implements HeldBy {
     attempts: number,
     settled: (result: 'applied' | 'lost') => void = ignore,
   ): void {
-    const { settings, logger, clock, topic, group } = this.setup;
+    const { settings, clock, topic, group } = this.setup;
+    const tell = (what: 'dead letter' | 'dropped'): void =>
+      this.#notices.tell(what, `${this.what}: message ${nameOf(held)}: ${what} (${reason})`, { attempts, error });
     if (settings.whenExhausted === 'drop') {
-      logger.warn(`${this.what}: message ${held.delivery.id ?? held.delivery.position} dropped (${reason})`, { error });
+      tell('dropped');
       this.settle(held, { verb: 'ack', delivery: held.delivery }, 'dropped', settled);
       return;
     }
+    tell('dead letter');
     const details = deadLetterDetails({ reason, error, attempts, at: clock.now(), topic, group });
     this.settle(held, { verb: 'deadLetter', delivery: held.delivery, details }, 'deadLettered', settled);
   }
@@ -659,3 +676,5 @@ function some<T>(items: Iterable<T>, fits: (item: T) => boolean): boolean {
   for (const item of items) if (fits(item)) return true;
   return false;
 }
+
+const nameOf = ({ delivery }: Held): string => delivery.id ?? delivery.position ?? 'without id';

@@ -28,6 +28,12 @@ export interface PublishQueueOptions {
   readonly random?: () => number;
 }
 
+export interface SendOptions {
+  readonly signal?: AbortSignal | undefined;
+  /** When the user asked for it, in `clock.monotonic()`: `publishTimeout` counts from then. Default: now. */
+  readonly since?: number;
+}
+
 /** Where a publish is; it goes back from `sending` to `waiting` or `resting` when it has to be sent again. */
 type Stage =
   /** Waits for room. */
@@ -150,7 +156,7 @@ export class PublishQueue {
    *
    * @throws MessageTooLargeError, PublishError, PublishTimeoutError, ClosedError, or what the adapter says
    */
-  send(message: OutgoingMessage, options: { readonly signal?: AbortSignal | undefined } = {}): Promise<Receipt> {
+  send(message: OutgoingMessage, options: SendOptions = {}): Promise<Receipt> {
     const { signal } = options;
     if (this.#closed) return Promise.reject(new ClosedError('the bus'));
     const { maxMessageBytes } = this.#options.capabilities;
@@ -160,7 +166,7 @@ export class PublishQueue {
       return Promise.reject(new MessageTooLargeError(message.topic.name, size, maxMessageBytes, { adapter }));
     }
     if (signal?.aborted) return Promise.reject(cancelled(message, signal));
-    const publish = new Publish(message, this.#clock.monotonic(), signal);
+    const publish = new Publish(message, options.since ?? this.#clock.monotonic(), signal);
     const settled = new Promise<Receipt>((resolve, reject) => {
       publish.resolve = resolve;
       publish.reject = reject;

@@ -1,6 +1,7 @@
 import type { Receiver, Settlement, SettleResult } from './adapter.ts';
 import type { Clock, Timer } from './clock.ts';
 import { diagnostics } from './diagnostics.ts';
+import { ConnectionError, WaybillError } from './errors.ts';
 import type { Held } from './held.ts';
 import type { Logger } from './logger.ts';
 import { backOff } from './retry.ts';
@@ -101,17 +102,17 @@ export class Settler {
     for (const one of batch) if (one.held.lost !== undefined) this.#end(one, 'lost');
     if (ours.length === 0) return;
     this.#inFlight++;
-    let results: readonly SettleResult[];
+    let results: readonly SettleResult[] = [];
+    let failure: unknown;
     try {
       results = await this.#receiver.settle(ours.map((one) => one.settlement));
     } catch (error) {
-      this.trouble = error instanceof Error ? error.message : String(error);
-      results = [];
+      failure = error;
     }
     this.#inFlight--;
     for (let i = 0; i < ours.length; i++) {
       const one = ours[i] as Pending;
-      const result = results[i] ?? 'unknown';
+      const result = results[i] ?? settleFailure(failure, this.#place);
       if (diagnostics.settle.hasSubscribers) this.#tell(one, result);
       if (result === 'applied' || result === 'lost') this.#end(one, result);
       else this.#repeat(one, result);
@@ -122,21 +123,23 @@ export class Settler {
   #tell({ held, settlement }: Pending, result: SettleResult): void {
     const { adapter, topic, group } = this.#place;
     const { id } = held.delivery;
-    diagnostics.settle.publish({ adapter, topic, group, id, verb: settlement.verb, attempt: held.attempt, result });
+    const about = { adapter, topic, group, id, verb: settlement.verb, attempt: held.attempt };
+    const failed = result !== 'applied' && result !== 'lost';
+    diagnostics.settle.publish(failed ? { ...about, result: 'failed', error: result } : { ...about, result });
   }
 
-  #repeat(one: Pending, result: SettleResult): void {
+  #repeat(one: Pending, error: WaybillError): void {
     const given = this.#leaving && one.settlement.verb === 'abandon';
     if (one.held.lost !== undefined || this.#stopped || given) {
       this.#end(one, 'lost');
       return;
     }
     if (one.tries++ === 0) this.#troubled++;
-    this.trouble ??= `the broker answered "${result}"`;
+    this.trouble = error.message;
     if (one.tries === 3) {
       this.#logger.warn(
         `topic "${this.#place.topic}", group "${this.#place.group}": "${one.settlement.verb}" of a message failed ${one.tries} times and is repeated; the message stays with the broker`,
-        { reason: this.trouble },
+        { reason: error.message },
       );
     }
     this.#repeating.push(one);
@@ -156,4 +159,10 @@ export class Settler {
     if (one.tries > 0 && --this.#troubled === 0) this.trouble = undefined;
     one.done(result);
   }
+}
+
+function settleFailure(cause: unknown, { adapter }: Place): WaybillError {
+  if (WaybillError.is(cause)) return cause;
+  const text = cause instanceof Error ? cause.message : 'the adapter gave no result';
+  return new ConnectionError(text, { adapter, cause });
 }

@@ -37,6 +37,8 @@ function record(n: number, more: Partial<DeadLetterRecord> = {}): DeadLetterReco
   };
 }
 
+const busy = new ConnectionError('the broker is busy');
+
 type Carry = (verb: 'redrive' | 'purge', records: readonly DeadLetterRecord[]) => readonly SettleResult[];
 
 /** A group's dead letters in an array; `carry` scripts what becomes of a redrive or purge. */
@@ -148,9 +150,9 @@ describe.each(['redrive', 'purge'] as const)('%s', (verb) => {
 
   test('repeats what may pass, and counts what somebody else has taken for nothing', async () => {
     const script: Record<string, SettleResult[]> = {
-      e0: ['retryable', 'applied'],
+      e0: [busy, 'applied'],
       e1: ['lost'],
-      e2: ['unknown', 'unknown', 'applied'],
+      e2: [busy, busy, 'applied'],
     };
     const { letters, seen, clock } = lettersOf(many(4), (_, batch) =>
       batch.map(({ details }) => script[details.entry]?.shift() ?? 'applied'),
@@ -164,13 +166,14 @@ describe.each(['redrive', 'purge'] as const)('%s', (verb) => {
 
   test('says how far it came when the broker does not get it done; the walk is closed', async () => {
     const { letters, seen, clock } = lettersOf(many(150), (_, batch) =>
-      batch.map(({ details }) => (details.entry === 'e149' ? 'retryable' : 'applied')),
+      batch.map(({ details }) => (details.entry === 'e149' ? busy : 'applied')),
     );
     const done = expect(letters[verb]('all')).rejects.toMatchObject({
       code: 'CONNECTION',
       message: expect.stringContaining(
         `group "billing": 149 dead letters were ${verb === 'redrive' ? 'redriven' : 'purged'}`,
       ),
+      cause: busy,
     });
     await clock.advance(60_000);
     await done;

@@ -210,6 +210,17 @@ describe('failures', () => {
     expect(result.error).toMatchObject({ code: 'PUBLISH_TIMEOUT', outcome: 'unknown' });
   });
 
+  test('the time that went by before it came here counts', async () => {
+    const { queue, clock } = queueOf();
+    const since = clock.monotonic();
+    await clock.advance(20_000);
+    const result = watch(queue.send(message(), { since }));
+    await clock.advance(9_000);
+    expect(result.done).toBe(false);
+    await clock.advance(1_000);
+    expect(result.error).toMatchObject({ code: 'PUBLISH_TIMEOUT' });
+  });
+
   test('an adapter that throws does not hang anything', async () => {
     const { queue, clock } = queueOf(
       {},

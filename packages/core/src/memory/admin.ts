@@ -57,7 +57,7 @@ export class MemoryDeadLetterScan implements DeadLetterScan {
   async close(): Promise<void> {}
 
   #each(records: readonly DeadLetterRecord[], act: (entry: string) => boolean): SettleResult[] {
-    if (!this.#link.open) return records.map(() => 'retryable');
+    this.#link.check();
     if (this.#group.removed) return records.map(() => 'lost');
     return records.map((record) => (act(record.details.entry) ? 'applied' : 'lost'));
   }

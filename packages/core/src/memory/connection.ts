@@ -135,6 +135,7 @@ function capabilitiesOf({ broker, maxMessageBytes }: ConnectionOptions): Capabil
     countsDeliveries: { supported: true },
     cleanJoin: { supported: true },
     knowsOrder: { supported: true },
+    tellsLostPosition: { supported: true },
     openPeek: { supported: true },
     broadcastCleanup,
     retention: `Groups, retries, delays and dead letters live as long as the process. A topic keeps what any group has still to read, and beyond it up to ${messages} messages and ${bytes} bytes.`,

@@ -75,7 +75,7 @@ export class MemoryReceiver implements Receiver {
   }
 
   async settle(batch: readonly Settlement[]): Promise<readonly SettleResult[]> {
-    if (!this.#link.open) return batch.map(() => 'retryable');
+    this.#link.check();
     const results = batch.map((settlement): SettleResult => (this.#settleOne(settlement) ? 'applied' : 'lost'));
     this.#member.group.serve();
     return results;

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { kafka } from '../src/index.ts';
-import { readSettings, readUrl } from '../src/settings.ts';
+import { readSettings, readUrl } from '../src/options.ts';
 
 describe('a URL', () => {
   test('names brokers, credentials and parameters', () => {
