@@ -4,7 +4,9 @@
  */
 import { spawn } from 'node:child_process';
 import { createWriteStream } from 'node:fs';
-import { mkdir, readFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { startForTest } from '../conformance-tests/dist/brokers/start.js';
 
 interface Step {
@@ -28,8 +30,16 @@ interface Target extends AsyncDisposable {
 /** Every adapter, and where its example runs. */
 const adapters: Readonly<Record<string, () => Promise<Target>>> = {
   memory: async () => ({ url: 'memory:', [Symbol.asyncDispose]: async () => {} }),
+  sqlite: async () => {
+    const folder = await mkdtemp(join(tmpdir(), 'waybill-'));
+    const remove = () => rm(folder, { recursive: true, force: true });
+    return { url: `sqlite:${join(folder, 'shop.db')}`, [Symbol.asyncDispose]: remove };
+  },
   rabbitmq: () => startForTest('rabbitmq'),
   kafka: () => startForTest('kafka'),
+  'redis-streams': () => startForTest('redis'),
+  sqs: () => startForTest('sqs'),
+  pubsub: () => startForTest('pubsub'),
 };
 const results = 'out/conformance.json';
 
@@ -68,12 +78,10 @@ const steps: readonly Step[] = [
     name: 'planted faults and the adapter of the docs',
     run: command('vitest', ['run', '--config', 'conformance-tests/vitest.config.ts', 'faults', 'array']),
   },
-  {
-    name: 'brokers',
-    run: node('conformance-tests/dist/brokers/cli.js', 'up', '--images-only', '--only', 'rabbitmq,kafka'),
-  },
+  { name: 'brokers', run: node('conformance-tests/dist/brokers/cli.js', 'up', '--images-only') },
   { name: 'conformance', run: node('conformance-tests/dist/cli.js', '--json', results) },
   { name: 'parity table', run: node('conformance-tests/dist/parity.js', '--check', results) },
+  { name: 'a worker that is killed, on sqlite', run: node('examples/order-flow/dist/restart.js') },
   ...['order-flow', 'tour'].flatMap((name) =>
     Object.entries(adapters).map(([adapter, start]) => ({ name: `${name} on ${adapter}`, run: example(name, start) })),
   ),

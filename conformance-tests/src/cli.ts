@@ -10,7 +10,7 @@ import { selectIds } from './contract.ts';
 import { countLine, judge, type TestOutcome, type Verdict } from './report.ts';
 import './suite-meta.ts';
 
-const ADAPTERS = ['memory', 'rabbitmq', 'kafka'] as const;
+const ADAPTERS = ['memory', 'sqlite', 'rabbitmq', 'kafka', 'redis-streams', 'sqs', 'pubsub'] as const;
 
 /** Adapters under test at once: most of it is waiting, but each of them also measures time. */
 const SIDE_BY_SIDE = availableParallelism() + 1;

@@ -44,7 +44,7 @@ function write(line: string): void {
 
 const context: MemberContext = {
   connect: async (options) => connect(order.url, { adapters: await factories(), ...options }),
-  emit: (type, fields) => write(JSON.stringify({ ...fields, type })),
+  emit: (type, fields) => write(JSON.stringify({ ...fields, type, at: performance.timeOrigin + performance.now() })),
   command: (name) => {
     const at = told.findIndex(({ command }) => command === name);
     if (at >= 0) return Promise.resolve(told.splice(at, 1)[0]?.value);

@@ -43,7 +43,8 @@ export function startMemberProcess(order: MemberOrder): MemberProcess {
   const events: MemberEvent[] = [];
   const lines = createInterface({ input: child.stdio[EVENTS_FD] as Readable });
   lines.on('line', (line) => {
-    events.push({ ...(JSON.parse(line) as { type: string }), at: performance.now() });
+    const event = JSON.parse(line) as { type: string; at: number };
+    events.push({ ...event, at: event.at - performance.timeOrigin });
   });
   const drained = new Promise<void>((resolve) => lines.once('close', resolve));
   let over: number | string | undefined;

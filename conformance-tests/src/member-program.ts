@@ -20,7 +20,7 @@ export type MemberProgram<Args> = (member: MemberContext, args: Args) => Promise
 /** Something that a member told. */
 export interface MemberEvent {
   readonly type: string;
-  /** When it arrived here, in `performance.now()`. */
+  /** When the member told it, in `performance.now()` of this process. */
   readonly at: number;
   readonly [field: string]: unknown;
 }

@@ -200,7 +200,11 @@ contract(
     // are two of the message from then on, each with its own three attempts.
     const calls = member.told('received').length + record.count;
     expect(calls).toBeGreaterThanOrEqual(3);
-    await record.nothingMore(2_500);
+    // The original of a message that is there twice comes when its lease ends.
+    await s.eventually('the calls to end', () => performance.now() - (record.seen.at(-1)?.at ?? 0), {
+      until: (quiet) => quiet > s.lease + 2_500,
+      within: 3 * s.takeOver + RECOVERY,
+    });
     expect(Math.max(...attempts(record.seen))).toBe(3);
     expect(record.count).toBeLessThanOrEqual(5);
     const letters = await bus.deadLetters(topic, 'g').peek();
@@ -500,8 +504,8 @@ contract(
       await member.waitFor('received', s.takeOver + RECOVERY);
       for (const { data } of member.told('received')) handed.add(data);
       await member.kill();
-      // All of them are to be back in line, so that the head is the head again.
-      await wait(s.lease + 500);
+      // All of them are to be back in line, so that the head is the head again; SQS hides for whole seconds, and more.
+      await wait(s.lease + 1_500);
     }
     const untouched = innocents.filter((one) => !handed.has(one));
     const record = s.recorder<string>();

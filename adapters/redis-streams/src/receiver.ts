@@ -1,0 +1,533 @@
+import { randomUUID } from 'node:crypto';
+import {
+  Alarm,
+  type ConnectionError,
+  ConnectionError as ConnectionFailure,
+  type Delivery,
+  LeaseLostError,
+  type Receiver,
+  type Settlement,
+  type SettleResult,
+  WaybillError,
+} from '@waybill/core/adapter';
+import { BlockingReader } from './blocking-reader.ts';
+import { adapterName, isMissing, NoAnswer, NotSent, noRoom, requestFailure, textOf } from './errors.ts';
+import { moveLimit, temporaryExpiry } from './housekeeping.ts';
+import { isAfter } from './ids.ts';
+import type { Arg, Link } from './link.ts';
+import { deadLetterFields, type Entry, fromEntry } from './message.ts';
+import type { GroupKeys } from './names.ts';
+import { type LinkListener, leaving, Portion, pulseOf, type ReceiverParts, rarely } from './receiver-parts.ts';
+import { asEntry, asFound, asList, asNumber, asStreams, asText, type Found } from './replies.ts';
+import {
+  consumerPrefix,
+  extend,
+  leave,
+  listOwn,
+  lostBefore,
+  pulse,
+  readAlone,
+  readOwn,
+  settle,
+  takeOver,
+} from './scripts.ts';
+import { idBefore } from './topology.ts';
+
+/** A topic without order has one lane. */
+const lane = '0';
+/** The group's streams, by their places in the keys of scripts. */
+const topicStream = 1;
+const retryStream = 2;
+const aloneStream = 3;
+
+interface StreamDelivery extends Delivery {
+  leaseUntil: number;
+  readonly stream: number;
+  readonly entry: Entry;
+  /** A settlement of it ended without an answer: when it is nobody's now, it was done. */
+  unsure?: boolean;
+}
+
+/**
+ * One member of a group of a topic without order.
+ *
+ * Its lease is its presence: a time on the server until which it is known to live, moved on by every pulse. What belongs
+ * to a member whose time has passed is taken over by the others, and so is what a member has let go. What is ours by the
+ * server's book and not in hand got lost on the way to us, and is read again.
+ */
+export class GroupReceiver implements Receiver, LinkListener {
+  readonly #parts: ReceiverParts;
+  readonly #link: Link;
+  readonly #keys: GroupKeys;
+  readonly #me = `${consumerPrefix}${randomUUID()}`;
+  readonly #alarm: Alarm;
+  #reader: BlockingReader | undefined;
+  /** All that was handed to us and is not settled, by stream and id; also what core has not asked for yet. */
+  readonly #hand = new Map<string, StreamDelivery>();
+  #buffer: StreamDelivery[] = [];
+  #reading: Promise<void> | undefined;
+  #readFailure: unknown;
+  /** There may be something of ours that we have not seen. */
+  #doubt = true;
+  /** How much belongs to nobody. */
+  #free = 0;
+  /** In `clock.monotonic()`: until then nobody takes over from us. */
+  #presentUntil = 0;
+  #nextPulse = 0;
+  #nextRare = 0;
+  #pulsing = false;
+  #surplus = 0;
+  #lastId = '0';
+  #reportedLoss = '';
+  #repairing: Promise<void> | undefined;
+  readonly #portion: Portion;
+  #wake = Promise.withResolvers<void>();
+  #isUp = true;
+  #failure: WaybillError | undefined;
+  #open = true;
+
+  private constructor(parts: ReceiverParts) {
+    this.#parts = parts;
+    this.#link = parts.link;
+    this.#keys = parts.place.groups[0] as GroupKeys;
+    this.#portion = new Portion(parts.source.prefetchBytes);
+    this.#alarm = new Alarm(parts.context.clock, () => void this.#beat());
+  }
+
+  /** @throws ConnectionError */
+  static async open(parts: ReceiverParts): Promise<GroupReceiver> {
+    const receiver = new GroupReceiver(parts);
+    await receiver.#pulse();
+    const reader = await BlockingReader.open(parts, (error) => receiver.linkChanged(error));
+    receiver.#reader = reader;
+    try {
+      parts.events.assigned([lane]);
+      await receiver.#tellLoss();
+    } catch (error) {
+      await reader.close();
+      throw error;
+    }
+    receiver.#arm();
+    return receiver;
+  }
+
+  // What core calls.
+
+  async receive(max: number, finish: AbortSignal): Promise<readonly Delivery[]> {
+    const finished = (): void => {
+      this.#reader?.unblock();
+      this.#wakeUp();
+    };
+    finish.addEventListener('abort', finished, { once: true });
+    try {
+      for (;;) {
+        const woken = this.#wake.promise;
+        if (this.#failure !== undefined) throw this.#failure;
+        if (this.#buffer.length > 0) return this.#handOut(this.#buffer.splice(0, max));
+        if (finish.aborted || !this.#open) break;
+        if (this.#isUp) await this.#fill(max, woken);
+        else await woken;
+      }
+      // What a read under way still brings is handed out as well, or let go.
+      await this.#reading;
+      const last = this.#handOut(this.#buffer.splice(0, max));
+      void this.#letBufferGo();
+      return last;
+    } catch (error) {
+      throw this.#asFailure(error);
+    } finally {
+      finish.removeEventListener('abort', finished);
+    }
+  }
+
+  async receiveAlone(): Promise<Delivery | undefined> {
+    if (!this.#open || this.#failure !== undefined || !this.#isUp) return undefined;
+    const { alone, members, group } = this.#keys;
+    const inHand = [...this.#hand.values()].filter(({ stream }) => stream === aloneStream);
+    const reply = asList(
+      await this.#link.run(readAlone, [alone, members], [group, this.#me, ...inHand.map(({ entry }) => entry.id)]),
+    );
+    if (reply.length === 0) return undefined;
+    const [id, deliveries, fields] = reply;
+    const found: Found = {
+      stream: aloneStream,
+      entry: asEntry(id, fields),
+      deliveries: asNumber(deliveries),
+    };
+    const [delivery] = this.#handOut(this.#keep([found]));
+    return delivery;
+  }
+
+  async settle(batch: readonly Settlement[]): Promise<readonly SettleResult[]> {
+    const results = new Array<SettleResult>(batch.length).fill('lost');
+    const args: Arg[] = [this.#keys.group, this.#me];
+    const places: number[] = [];
+    const { clock } = this.#parts.context;
+    for (let i = 0; i < batch.length; i++) {
+      const settlement = batch[i] as Settlement;
+      const delivery = settlement.delivery as StreamDelivery;
+      if (this.#hand.get(nameOf(delivery)) !== delivery) continue;
+      places.push(i);
+      args.push(delivery.stream, delivery.entry.id);
+      if (settlement.verb === 'ack') args.push('ack', 0);
+      else if (settlement.verb === 'abandon') args.push('free', 0);
+      else if (settlement.verb === 'giveBack') {
+        args.push('back', 3, settlement.after, settlement.attempt, settlement.alone === true ? '1' : '0');
+        if (settlement.after > 0) this.#alarm.at(clock.monotonic() + settlement.after);
+      } else {
+        const fields = deadLetterFields(settlement.details);
+        args.push('dead', fields.length, ...fields);
+      }
+    }
+    if (places.length === 0) return results;
+    const { stream, retry, alone, waiting, deadLetters } = this.#keys;
+    let letters = '';
+    let failure: unknown;
+    try {
+      letters = asText(await this.#link.run(settle, [stream, retry, alone, waiting, deadLetters], args));
+    } catch (error) {
+      failure = error;
+    }
+    places.forEach((place, i) => {
+      results[place] = this.#settled(batch[place] as Settlement, letters[i], failure);
+    });
+    return results;
+  }
+
+  async extend(deliveries: readonly Delivery[]): Promise<readonly (number | undefined)[]> {
+    const { stream, retry, alone, members, group } = this.#keys;
+    const { lease } = this.#parts.source;
+    const args: Arg[] = [group, this.#me, lease];
+    for (const delivery of deliveries as readonly StreamDelivery[]) args.push(delivery.stream, delivery.entry.id);
+    const asked = this.#parts.context.clock.monotonic();
+    const kept = asList(await this.#link.run(extend, [stream, retry, alone, members], args));
+    this.#presentUntil = Math.max(this.#presentUntil, asked + lease);
+    return deliveries.map((one, i) => {
+      const delivery = one as StreamDelivery;
+      const ours = asNumber(kept[i]) === 1 && this.#hand.get(nameOf(delivery)) === delivery;
+      if (!ours && this.#hand.get(nameOf(delivery)) === delivery) this.#hand.delete(nameOf(delivery));
+      return ours ? asked + lease : undefined;
+    });
+  }
+
+  // A topic without order has no lane that could wait for a key.
+  pauseLane(): void {}
+  resumeLane(): void {}
+
+  async close(): Promise<void> {
+    if (!this.#open) return;
+    this.#open = false;
+    this.#alarm.stop();
+    this.#reader?.unblock();
+    this.#wakeUp();
+    const { clock } = this.#parts.context;
+    await leaving(clock, this.#reading);
+    this.#parts.closed(this);
+    await this.#reader?.close();
+    await this.#reading;
+    await leaving(clock, this.#letBufferGo());
+    const { stream, retry, alone, members, group } = this.#keys;
+    await leaving(clock, this.#link.run(leave, [stream, retry, alone, members], [group, this.#me]));
+  }
+
+  // What happens to the connections.
+
+  linkChanged(error?: ConnectionError): void {
+    const isUp = this.#link.isUp && (this.#reader?.isUp ?? true);
+    if (!isUp) this.#doubt = true;
+    if (isUp === this.#isUp || !this.#open) return;
+    if (!isUp) {
+      this.#isUp = false;
+      const { target } = this.#parts.settings;
+      const away = `${target} cannot be reached`;
+      this.#parts.events.interrupted(error ?? new ConnectionFailure(away, { adapter: adapterName, retryable: true }));
+      this.#wakeUp();
+    } else void this.#restore();
+  }
+
+  async #restore(): Promise<void> {
+    try {
+      await this.#pulse();
+    } catch (error) {
+      if (isMissing(error)) await this.#repair();
+    }
+    if (!this.#link.isUp || !this.#reader?.isUp || this.#isUp || !this.#open) return;
+    this.#isUp = true;
+    this.#doubt = true;
+    this.#parts.events.restored();
+    this.#wakeUp();
+  }
+
+  // Getting messages.
+
+  /** Brings something into the buffer, or waits until there is something to look at. */
+  async #fill(max: number, woken: Promise<void>): Promise<void> {
+    const { clock } = this.#parts.context;
+    if (this.#presentUntil <= clock.monotonic()) await this.#pulse();
+    if (this.#readFailure !== undefined) {
+      const failure = this.#readFailure;
+      this.#readFailure = undefined;
+      if (!isMissing(failure)) throw failure;
+      await this.#repair();
+      return;
+    }
+    try {
+      if (this.#doubt && this.#reading === undefined) await this.#readOwn();
+      else if (this.#free > 0) await this.#takeOver(max);
+      else {
+        this.#reading ??= this.#read(max).finally(() => {
+          this.#reading = undefined;
+        });
+        await Promise.race([this.#reading, woken]);
+      }
+    } catch (error) {
+      if (!isMissing(error)) throw error;
+      await this.#repair();
+    }
+  }
+
+  /** Never rejects: it may end when nobody waits for it. */
+  async #read(max: number): Promise<void> {
+    const { stream, retry, group } = this.#keys;
+    const reader = this.#reader as BlockingReader;
+    const from = ['STREAMS', stream, retry, '>', '>'];
+    try {
+      const reply = await reader.read([
+        'XREADGROUP',
+        'GROUP',
+        group,
+        this.#me,
+        'COUNT',
+        this.#portion.of(max),
+        'BLOCK',
+        reader.patience,
+        ...from,
+      ]);
+      for (const { key, entries } of asStreams(reply)) {
+        const place = key === retry ? retryStream : topicStream;
+        const last = entries.at(-1);
+        if (place === topicStream && last !== undefined) this.#lastId = last.id;
+        this.#buffer.push(...this.#keep(entries.map((entry) => ({ stream: place, entry, deliveries: 1 }))));
+      }
+    } catch (error) {
+      if (error instanceof NoAnswer) this.#doubt = true;
+      this.#readFailure = error;
+    }
+  }
+
+  /** What is ours by the server's book and not in hand. While a read is under way nobody could say what got lost. */
+  async #readOwn(): Promise<void> {
+    const { stream, retry, group } = this.#keys;
+    const own = asList(await this.#link.run(listOwn, [stream, retry], [group, this.#me]));
+    const missing: Arg[] = [];
+    for (const one of own) {
+      const [place, id] = asList(one);
+      if (!this.#hand.has(`${asNumber(place)}:${asText(id)}`)) missing.push(asNumber(place), asText(id));
+    }
+    for (let from = 0; from < missing.length; from += 500) {
+      const part = missing.slice(from, from + 500);
+      this.#takeIn(await this.#link.run(readOwn, [stream, retry], [group, this.#me, ...part]));
+    }
+    this.#doubt = false;
+    this.#surplus = 0;
+  }
+
+  async #takeOver(max: number): Promise<void> {
+    const { stream, retry, members, group } = this.#keys;
+    const most = this.#portion.of(max);
+    const reply = await this.#link.run(takeOver, [stream, retry, members], [group, this.#me, most]);
+    const taken = this.#takeIn(reply);
+    this.#free = taken < most ? 0 : Math.max(0, this.#free - taken);
+  }
+
+  /** Entries that were read by a script; returns how many. */
+  #takeIn(reply: unknown): number {
+    const [found, deleted] = asList(reply);
+    const entries = asFound(found);
+    this.#buffer.push(...this.#keep(entries));
+    const gone = asList(deleted);
+    if (gone.length > 0) {
+      const what = `${gone.length} messages of ${this.#what} were deleted or trimmed from the stream before they were settled`;
+      this.#parts.events.positionLost(lane, what);
+    }
+    return entries.length + gone.length;
+  }
+
+  /** Those that are in hand already are left out: two ways can lead to one entry. */
+  #keep(found: readonly Found[]): StreamDelivery[] {
+    const kept: StreamDelivery[] = [];
+    for (const { stream, entry, deliveries } of found) {
+      const name = `${stream}:${entry.id}`;
+      if (this.#hand.has(name)) continue;
+      const delivery: StreamDelivery = {
+        ...fromEntry(entry, ''),
+        lane,
+        deliveries,
+        alone: stream === aloneStream,
+        leaseUntil: this.#presentUntil,
+        stream,
+        entry,
+      };
+      this.#portion.saw(delivery.body.byteLength);
+      this.#hand.set(name, delivery);
+      kept.push(delivery);
+    }
+    return kept;
+  }
+
+  /** The lease of all is that of our presence. */
+  #handOut(deliveries: StreamDelivery[]): readonly Delivery[] {
+    for (const delivery of deliveries) delivery.leaseUntil = this.#presentUntil;
+    return deliveries;
+  }
+
+  async #letBufferGo(): Promise<void> {
+    const rest = this.#buffer;
+    this.#buffer = [];
+    if (rest.length > 0) await this.settle(rest.map((delivery) => ({ verb: 'abandon', delivery })));
+  }
+
+  #settled(settlement: Settlement, letter: string | undefined, failure: unknown): SettleResult {
+    const delivery = settlement.delivery as StreamDelivery;
+    const name = nameOf(delivery);
+    if (letter === 'r' || letter === undefined) {
+      if (failure instanceof NoAnswer) delivery.unsure = true;
+      if (settlement.verb === 'abandon') {
+        // It gets one try; what is still ours then is found again.
+        this.#hand.delete(name);
+        this.#doubt = true;
+      }
+      return requestFailure(failure ?? noRoom(), `${this.#what}: a message cannot be settled`);
+    }
+    this.#hand.delete(name);
+    if (letter === 'a') return 'applied';
+    if (letter === 'n' && delivery.unsure === true) return 'applied';
+    if (letter === 'g') {
+      const what = `message ${delivery.entry.id} of ${this.#what} was deleted or trimmed from the stream before it could be copied`;
+      this.#parts.events.positionLost(lane, what);
+    }
+    return 'lost';
+  }
+
+  // Signs of life.
+
+  /** @throws what the pulse ran into */
+  async #pulse(): Promise<void> {
+    const { clock } = this.#parts.context;
+    const { lease, group: ref } = this.#parts.source;
+    const { stream, retry, alone, waiting, members, group } = this.#keys;
+    const { delayed, temporary } = this.#parts.place.topic;
+    const asked = clock.monotonic();
+    const rare = asked >= this.#nextRare;
+    const reply = asList(
+      await this.#link.run(
+        pulse,
+        [stream, retry, alone, waiting, members, delayed, temporary],
+        [group, this.#me, lease, moveLimit, ref.temporary ? temporaryExpiry : 0, rare ? 1 : 0],
+      ),
+    );
+    const [due, free, own, lastId] = reply;
+    if (rare) this.#nextRare = asked + rarely;
+    // While we were silent others may have taken what nobody has asked for yet; core looks after the rest.
+    if (this.#presentUntil !== 0 && this.#presentUntil < asked) {
+      for (const delivery of this.#buffer) this.#hand.delete(nameOf(delivery));
+      this.#buffer = [];
+      this.#doubt = true;
+    }
+    this.#presentUntil = Math.max(this.#presentUntil, asked + lease);
+    this.#lastId = asText(lastId);
+    this.#free = asNumber(free);
+    this.#nextPulse = asked + pulseOf(lease);
+    if (asNumber(due) >= 0) this.#nextPulse = Math.min(this.#nextPulse, clock.monotonic() + Math.max(1, asNumber(due)));
+    this.#compareBooks(asNumber(own));
+    if (this.#free > 0 || this.#doubt) this.#wakeUp();
+  }
+
+  /** Twice in a row more than we know of: something got lost on its way to us. */
+  #compareBooks(own: number): void {
+    this.#surplus = own > this.#hand.size ? this.#surplus + 1 : 0;
+    if (this.#surplus < 3) return;
+    this.#doubt = true;
+    this.#reader?.unblock();
+  }
+
+  async #beat(): Promise<void> {
+    if (this.#pulsing || !this.#open) return;
+    this.#pulsing = true;
+    try {
+      const rare = this.#parts.context.clock.monotonic() >= this.#nextRare;
+      if (this.#isUp) await this.#pulse();
+      if (this.#isUp && rare) await this.#tellLoss();
+    } catch (error) {
+      if (isMissing(error)) await this.#repair();
+      else if (!(error instanceof NotSent)) {
+        this.#parts.context.logger.debug(`${this.#what}: no sign of life could be given, tried again`, { error });
+      }
+    } finally {
+      this.#pulsing = false;
+      this.#arm();
+    }
+  }
+
+  #arm(): void {
+    const soonest = this.#parts.context.clock.monotonic();
+    this.#alarm.at(this.#nextPulse > soonest ? this.#nextPulse : soonest + 50);
+  }
+
+  /** Messages that were trimmed before this group had read them (RET-02). */
+  async #tellLoss(): Promise<void> {
+    const { stream, group } = this.#keys;
+    const [lost, first] = asList(await this.#link.run(lostBefore, [stream], [group]));
+    const place = asText(first);
+    if (asNumber(lost) === 0 || place === this.#reportedLoss) return;
+    this.#reportedLoss = place;
+    const what = `${this.#what} lost ${asNumber(lost)} messages that were trimmed from the stream before they were read; it goes on at ${place}`;
+    this.#parts.events.positionLost(lane, what);
+  }
+
+  /** The group was deleted under us: it is made again, or the receiver ends (LIFE-07). */
+  #repair(): Promise<void> {
+    this.#repairing ??= this.#remake().finally(() => {
+      this.#repairing = undefined;
+    });
+    return this.#repairing;
+  }
+
+  async #remake(): Promise<void> {
+    const { events, remake, context } = this.#parts;
+    // From the first that is not settled on, else from what came last: nothing is lost by it.
+    let from = this.#lastId;
+    for (const { stream, entry } of this.#hand.values()) {
+      if (stream === topicStream && !isAfter(entry.id, from)) from = idBefore(entry.id);
+    }
+    try {
+      await remake(() => from);
+      this.#hand.clear();
+      this.#buffer = [];
+      events.lost([lane], new LeaseLostError(`${this.#what}: the group was deleted`, { adapter: adapterName }));
+    } catch (error) {
+      if (WaybillError.is(error, 'CONFIG')) {
+        this.#failure = error;
+        events.failed(error);
+      } else context.logger.debug(`${this.#what}: the group cannot be made again yet`, { error });
+    }
+    this.#wakeUp();
+  }
+
+  #wakeUp(): void {
+    const { resolve } = this.#wake;
+    this.#wake = Promise.withResolvers<void>();
+    resolve();
+  }
+
+  get #what(): string {
+    const { topic, name } = this.#parts.source.group;
+    return `topic "${topic.name}", group "${name}"`;
+  }
+
+  #asFailure(error: unknown): WaybillError {
+    return WaybillError.is(error) ? error : requestFailure(error, `${this.#what}: ${textOf(error)}`);
+  }
+}
+
+const nameOf = ({ stream, entry }: StreamDelivery): string => `${stream}:${entry.id}`;

@@ -1,0 +1,247 @@
+import { createHash, randomUUID } from 'node:crypto';
+import { createServer, type IncomingMessage, type Server } from 'node:http';
+import type { AddressInfo } from 'node:net';
+
+/**
+ * As much of SQS and SNS as a test of requests needs, with the limits that AWS has and emulators do not: what breaks
+ * one is noted in `faults`, and refused.
+ */
+export class FakeAws {
+  readonly faults: string[] = [];
+  /** Requests by their name, such as `ReceiveMessage`. */
+  readonly requests = new Map<string, number>();
+  readonly #server: Server;
+  readonly #queues = new Map<string, Queue>();
+  readonly #topics = new Map<string, Set<string>>();
+
+  private constructor(server: Server) {
+    this.#server = server;
+  }
+
+  static async start(): Promise<FakeAws> {
+    const server = createServer((request, response) => {
+      void read(request).then(async (body) => {
+        const target = request.headers['x-amz-target'];
+        if (typeof target === 'string') {
+          const [status, answer] = await fake.#sqs(target.slice(target.indexOf('.') + 1), JSON.parse(body));
+          response.writeHead(status, { 'content-type': 'application/x-amz-json-1.0' });
+          response.end(JSON.stringify(answer));
+        } else {
+          const [status, xml] = fake.#sns(new URLSearchParams(body));
+          response.writeHead(status, { 'content-type': 'text/xml' });
+          response.end(xml);
+        }
+      });
+    });
+    const fake = new FakeAws(server);
+    await new Promise<void>((resolve) => server.listen(0, resolve));
+    return fake;
+  }
+
+  get url(): string {
+    return `sqs://eu-west-1?endpoint=http://localhost:${(this.#server.address() as AddressInfo).port}`;
+  }
+
+  async stop(): Promise<void> {
+    this.#server.closeAllConnections();
+    await new Promise((resolve) => this.#server.close(resolve));
+  }
+
+  /** How many requests with these names there were. */
+  count(...names: readonly string[]): number {
+    return names.reduce((sum, name) => sum + (this.requests.get(name) ?? 0), 0);
+  }
+
+  async #sqs(action: string, input: Input): Promise<[number, unknown]> {
+    this.requests.set(action, this.count(action) + 1);
+    const name = String(input.QueueUrl ?? input.QueueName ?? '').replace(/^.*\//, '');
+    const QueueUrl = `http://queues.invalid/000000000000/${name}`;
+    if (action === 'CreateQueue') {
+      this.#queues.set(name, new Queue());
+      return [200, { QueueUrl }];
+    }
+    if (action === 'ListQueues') return [200, {}];
+    const queue = this.#queues.get(name);
+    if (queue === undefined) return [400, { __type: 'com.amazonaws.sqs#QueueDoesNotExist', message: 'no such queue' }];
+    if (action === 'ReceiveMessage') return [200, { Messages: await queue.receive(input) }];
+    const entries = input.Entries ?? [];
+    if (entries.length > 10) this.faults.push(`${action} has ${entries.length} entries`);
+    if (action === 'SendMessageBatch') {
+      const sum = entries.reduce(
+        (bytes, entry) => bytes + this.#check(entry.MessageBody ?? '', entry.MessageAttributes ?? {}),
+        0,
+      );
+      if (sum > 1_048_576) this.faults.push(`a batch for SQS has ${sum} bytes`);
+      for (const { DelaySeconds = 0 } of entries)
+        if (DelaySeconds > 900) this.faults.push(`a delay of ${DelaySeconds} s`);
+      for (const entry of entries)
+        queue.add(entry.MessageBody ?? '', entry.MessageAttributes ?? {}, entry.DelaySeconds);
+    }
+    if (action === 'DeleteMessageBatch') for (const { ReceiptHandle } of entries) queue.delete(ReceiptHandle ?? '');
+    if (action === 'ChangeMessageVisibilityBatch') {
+      for (const { ReceiptHandle, VisibilityTimeout = 0 } of entries)
+        queue.hide(ReceiptHandle ?? '', VisibilityTimeout);
+    }
+    const Successful = entries.map(({ Id, MessageBody }) => ({
+      Id,
+      MessageId: randomUUID(),
+      MD5OfMessageBody: md5(MessageBody ?? ''),
+    }));
+    return [200, { QueueUrl, Successful, Failed: [] }];
+  }
+
+  #sns(input: URLSearchParams): [number, string] {
+    const action = input.get('Action') ?? '';
+    this.requests.set(action, this.count(action) + 1);
+    const arn = input.get('TopicArn') ?? `arn:aws:sns:eu-west-1:000000000000:${input.get('Name')}`;
+    const answer = (result: string): [number, string] => [
+      200,
+      `<${action}Response><${action}Result>${result}</${action}Result></${action}Response>`,
+    ];
+    if (action === 'ListTopics')
+      return answer('<Topics><member><TopicArn>arn:aws:sns:eu-west-1:000000000000:other</TopicArn></member></Topics>');
+    if (action === 'CreateTopic') this.#topics.set(arn, new Set());
+    const topic = this.#topics.get(arn);
+    if (topic === undefined)
+      return [
+        404,
+        '<ErrorResponse><Error><Code>NotFound</Code><Message>no such topic</Message></Error></ErrorResponse>',
+      ];
+    if (action === 'Subscribe') topic.add((input.get('Endpoint') ?? '').replace(/^.*:/, ''));
+    if (action !== 'PublishBatch')
+      return answer(`<TopicArn>${arn}</TopicArn><SubscriptionArn>${arn}:1</SubscriptionArn>`);
+    let sum = 0;
+    let successful = '';
+    for (let n = 1; ; n++) {
+      const entry = `PublishBatchRequestEntries.member.${n}.`;
+      const body = input.get(`${entry}Message`);
+      if (body === null) break;
+      if (n > 10) this.faults.push('PublishBatch has more than ten entries');
+      const attributes: Attributes = {};
+      for (let m = 1; input.has(`${entry}MessageAttributes.entry.${m}.Name`); m++) {
+        const at = `${entry}MessageAttributes.entry.${m}.`;
+        attributes[input.get(`${at}Name`) ?? ''] = {
+          DataType: input.get(`${at}Value.DataType`) ?? '',
+          StringValue: input.get(`${at}Value.StringValue`) ?? '',
+        };
+      }
+      sum += this.#check(body, attributes);
+      for (const queue of topic) this.#queues.get(queue)?.add(body, attributes, 0);
+      successful += `<member><Id>${input.get(`${entry}Id`)}</Id><MessageId>${randomUUID()}</MessageId></member>`;
+    }
+    if (sum > 262_144) this.faults.push(`a batch for SNS has ${sum} bytes`);
+    return answer(`<Successful>${successful}</Successful><Failed></Failed>`);
+  }
+
+  /** @returns bytes */
+  #check(body: string, attributes: Attributes): number {
+    // biome-ignore lint/suspicious/noControlCharactersInRegex: that is what is not allowed
+    const illegal = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]/;
+    const names = Object.keys(attributes);
+    if (body === '') this.faults.push('an empty body');
+    if (illegal.test(body)) this.faults.push('a body that XML cannot carry');
+    if (names.length > 10) this.faults.push(`${names.length} attributes`);
+    let bytes = Buffer.byteLength(body);
+    for (const name of names) {
+      const { DataType, StringValue } = attributes[name] as { DataType: string; StringValue: string };
+      if (StringValue === '' || illegal.test(StringValue))
+        this.faults.push(`an attribute ${name} that is empty or not allowed`);
+      bytes += Buffer.byteLength(name + DataType + StringValue);
+    }
+    return bytes;
+  }
+}
+
+type Attributes = Record<string, { DataType: string; StringValue: string }>;
+
+interface Input {
+  readonly QueueUrl?: string;
+  readonly QueueName?: string;
+  readonly MaxNumberOfMessages?: number;
+  readonly WaitTimeSeconds?: number;
+  readonly VisibilityTimeout?: number;
+  readonly Entries?: readonly {
+    readonly Id?: string;
+    readonly MessageBody?: string;
+    readonly MessageAttributes?: Attributes;
+    readonly DelaySeconds?: number;
+    readonly ReceiptHandle?: string;
+    readonly VisibilityTimeout?: number;
+  }[];
+}
+
+interface Stored {
+  readonly id: string;
+  readonly body: string;
+  readonly attributes: Attributes;
+  readonly sent: number;
+  visibleAt: number;
+  handle: string;
+  received: number;
+}
+
+class Queue {
+  #messages: Stored[] = [];
+  #wake: (() => void)[] = [];
+
+  add(body: string, attributes: Attributes, delay = 0): void {
+    const sent = Date.now();
+    this.#messages.push({
+      id: randomUUID(),
+      body,
+      attributes,
+      sent,
+      visibleAt: sent + delay * 1_000,
+      handle: '',
+      received: 0,
+    });
+    for (const wake of this.#wake.splice(0)) wake();
+  }
+
+  delete(handle: string): void {
+    this.#messages = this.#messages.filter((message) => message.handle !== handle);
+  }
+
+  hide(handle: string, seconds: number): void {
+    const found = this.#messages.find((message) => message.handle === handle);
+    if (found !== undefined) found.visibleAt = Date.now() + seconds * 1_000;
+  }
+
+  async receive({ MaxNumberOfMessages = 1, WaitTimeSeconds = 0, VisibilityTimeout = 30 }: Input): Promise<unknown[]> {
+    const end = Date.now() + WaitTimeSeconds * 1_000;
+    for (;;) {
+      const ready = this.#messages.filter(({ visibleAt }) => visibleAt <= Date.now()).slice(0, MaxNumberOfMessages);
+      const left = end - Date.now();
+      if (ready.length > 0 || left <= 0) {
+        return ready.map((message) => {
+          message.visibleAt = Date.now() + VisibilityTimeout * 1_000;
+          message.handle = randomUUID();
+          message.received++;
+          return {
+            MessageId: message.id,
+            ReceiptHandle: message.handle,
+            Body: message.body,
+            MD5OfBody: md5(message.body),
+            MessageAttributes: message.attributes,
+            Attributes: { SentTimestamp: String(message.sent), ApproximateReceiveCount: String(message.received) },
+          };
+        });
+      }
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(resolve, Math.min(left, 20));
+        this.#wake.push(() => {
+          clearTimeout(timer);
+          resolve();
+        });
+      });
+    }
+  }
+}
+
+const md5 = (text: string): string => createHash('md5').update(text).digest('hex');
+
+async function read(request: IncomingMessage): Promise<string> {
+  const chunks: Buffer[] = [];
+  for await (const chunk of request) chunks.push(chunk as Buffer);
+  return Buffer.concat(chunks).toString();
+}
