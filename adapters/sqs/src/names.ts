@@ -81,8 +81,8 @@ export class SqsNames {
 
   /** What the names of a topic's group queues begin with; `undefined` where the limit has cut it off. */
   groupsOf(topic: string): string | undefined {
-    const start = queueName(`${this.#prefix}group`, topic);
-    return start.length <= uncut ? `${start}_x_` : undefined;
+    const start = `${queueName(`${this.#prefix}group`, topic)}_x_`;
+    return start.length <= uncut ? start : undefined;
   }
 
   #own(kind: string, ordered: boolean, ...parts: readonly string[]): QueueName {

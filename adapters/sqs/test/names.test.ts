@@ -81,6 +81,8 @@ describe('names', () => {
         if (start !== undefined)
           expect(names.group(topic, group, false, false).queue.name.startsWith(start)).toBe(true);
       }),
+      // The first fits by itself, and no more with the separator behind it.
+      { examples: [['-x!!z!9!', '!!!!!!!!!']] },
     );
   });
 });
