@@ -1,4 +1,3 @@
-import { readFileSync } from 'node:fs';
 import {
   ConfigError,
   checkOptions,
@@ -6,6 +5,7 @@ import {
   duration,
   param,
   parseBrokerUrl,
+  readParamFile,
   readParams,
 } from '@waybill/core/adapter';
 
@@ -126,7 +126,11 @@ export function optionsFromUrl(text: string): PubsubOptions {
     ...rest,
     ...(retainFor === undefined ? {} : { retainFor }),
     ...(host === undefined ? {} : { project: host.host }),
-    ...(caFile === undefined ? (tls === undefined ? {} : { tls }) : { tls: { ca: read(caFile) } }),
+    ...(caFile === undefined
+      ? tls === undefined
+        ? {}
+        : { tls }
+      : { tls: { ca: readParamFile(caFile, 'caFile', 'pubsub') } }),
   };
 }
 
@@ -135,14 +139,6 @@ function endpointOf(text: string | undefined): { host: string; port: number } | 
   const match = /^(\[[0-9a-f:.]+\]|[^:/@[\]]+)(?::(\d{1,5}))?$/i.exec(text);
   if (match?.[1] === undefined) throw new ConfigError('pubsub.endpoint', `"${text}" is not host:port`);
   return { host: match[1], port: match[2] === undefined ? 443 : Number(match[2]) };
-}
-
-function read(file: string): Buffer {
-  try {
-    return readFileSync(file);
-  } catch (cause) {
-    throw new ConfigError('url.caFile', `"${file}" cannot be read`, { adapter: 'pubsub', cause });
-  }
 }
 
 function checkRetention(ms: number): number {

@@ -1,14 +1,18 @@
-import { readFileSync } from 'node:fs';
 import type { ConnectionOptions } from 'node:tls';
 import {
-  type BrokerUrl,
   ConfigError,
   checkOptions,
   type Duration,
   duration,
+  type Host,
+  hostsOf,
   param,
   parseBrokerUrl,
+  parseHosts,
   readParams,
+  showHost,
+  tlsOf,
+  tlsParams,
 } from '@waybill/core/adapter';
 
 export interface RabbitmqOptions {
@@ -46,7 +50,7 @@ export interface RabbitmqOptions {
 
 /** Options with everything filled in. */
 export interface Settings {
-  readonly hosts: readonly { readonly host: string; readonly port: number }[];
+  readonly hosts: readonly Host[];
   readonly user: string;
   readonly password: () => string | Promise<string>;
   readonly auth: 'plain' | 'amqplain' | 'external';
@@ -87,7 +91,7 @@ const defaultConsumerTimeout = 30 * 60_000;
 export function resolveOptions(options: RabbitmqOptions): Settings {
   checkOptions(options, known, 'rabbitmq');
   const tls = options.tls === true ? {} : options.tls === false ? undefined : options.tls;
-  const hosts = parseHosts(options.hosts, tls === undefined ? 5672 : 5671);
+  const hosts = parseHosts(options.hosts, tls === undefined ? 5672 : 5671, 'rabbitmq');
   const vhost = options.vhost ?? '/';
   const { password = 'guest' } = options;
   const consumerTimeout = optional(options.consumerTimeout, 'consumerTimeout');
@@ -103,7 +107,7 @@ export function resolveOptions(options: RabbitmqOptions): Settings {
     auth: oneOf(options.auth ?? 'plain', ['plain', 'amqplain', 'external'], 'auth'),
     vhost,
     tls,
-    target: `${tls === undefined ? 'amqp' : 'amqps'}://${hosts.map(show).join(',')}/${vhost === '/' ? '' : vhost}`,
+    target: `${tls === undefined ? 'amqp' : 'amqps'}://${hosts.map(showHost).join(',')}/${vhost === '/' ? '' : vhost}`,
     heartbeat: checkHeartbeat(optional(options.heartbeat, 'heartbeat') ?? 5_000),
     queueType: oneOf(options.queueType ?? 'quorum', ['quorum', 'classic'], 'queueType'),
     exchange: options.exchange,
@@ -125,19 +129,9 @@ export function optionsFromUrl(text: string): RabbitmqOptions {
     consumerTimeout: param.duration,
     confirmTimeout: param.duration,
     auth: param.oneOf('plain', 'amqplain', 'external'),
-    caFile: param.text,
-    certFile: param.text,
-    keyFile: param.text,
-    passphrase: param.text,
-    servername: param.text,
+    ...tlsParams,
   });
-  const tls: ConnectionOptions = {
-    ...(caFile === undefined ? {} : { ca: read(caFile, 'caFile') }),
-    ...(certFile === undefined ? {} : { cert: read(certFile, 'certFile') }),
-    ...(keyFile === undefined ? {} : { key: read(keyFile, 'keyFile') }),
-    ...(passphrase === undefined ? {} : { passphrase }),
-    ...(servername === undefined ? {} : { servername }),
-  };
+  const tls = tlsOf({ caFile, certFile, keyFile, passphrase, servername }, 'rabbitmq');
   if (url.scheme !== 'amqps' && Object.keys(tls).length > 0) {
     throw new ConfigError(`url.${Object.keys(tls)[0]}`, 'needs TLS; write amqps:// instead of amqp://');
   }
@@ -152,32 +146,6 @@ export function optionsFromUrl(text: string): RabbitmqOptions {
     ...(url.scheme === 'amqps' ? { tls } : {}),
   };
 }
-
-function hostsOf(url: BrokerUrl): readonly string[] | undefined {
-  if (url.hosts.length === 0) return undefined;
-  return url.hosts.map(({ host, port }) => (port === undefined ? bracket(host) : `${bracket(host)}:${port}`));
-}
-
-function read(file: string, field: string): Buffer {
-  try {
-    return readFileSync(file);
-  } catch (cause) {
-    throw new ConfigError(`url.${field}`, `"${file}" cannot be read`, { adapter: 'rabbitmq', cause });
-  }
-}
-
-function parseHosts(given: string | readonly string[] | undefined, port: number): { host: string; port: number }[] {
-  const list = given === undefined ? ['localhost'] : typeof given === 'string' ? given.split(',') : given;
-  if (list.length === 0) throw new ConfigError('rabbitmq.hosts', 'is empty');
-  return list.map((text) => {
-    const match = /^(\[[0-9a-f:.]+\]|[^:/@[\]]+)(?::(\d{1,5}))?$/i.exec(text.trim());
-    if (match?.[1] === undefined) throw new ConfigError('rabbitmq.hosts', `"${text}" is not host or host:port`);
-    return { host: match[1].replace(/^\[|\]$/g, ''), port: match[2] === undefined ? port : Number(match[2]) };
-  });
-}
-
-const bracket = (host: string): string => (host.includes(':') ? `[${host}]` : host);
-const show = ({ host, port }: { host: string; port: number }): string => `${bracket(host)}:${port}`;
 
 function optional(value: Duration | undefined, field: string): number | undefined {
   return value === undefined ? undefined : duration(value, `rabbitmq.${field}`);

@@ -1,14 +1,18 @@
-import { readFileSync } from 'node:fs';
 import type { ConnectionOptions } from 'node:tls';
 import {
-  type BrokerUrl,
   ConfigError,
   checkOptions,
   type Duration,
   duration,
+  type Host,
+  hostsOf,
   param,
   parseBrokerUrl,
+  parseHosts,
   readParams,
+  showHost,
+  tlsOf,
+  tlsParams,
 } from '@waybill/core/adapter';
 import { adapterName } from './errors.ts';
 
@@ -50,7 +54,7 @@ export interface RedisStreamsOptions {
 /** Options with everything filled in. */
 export interface Settings {
   readonly mode: 'standalone' | 'cluster' | 'sentinel';
-  readonly hosts: readonly { readonly host: string; readonly port: number }[];
+  readonly hosts: readonly Host[];
   readonly master: string;
   readonly user: string | undefined;
   readonly password: (() => string | Promise<string>) | undefined;
@@ -91,7 +95,7 @@ export function resolveOptions(options: RedisStreamsOptions): Settings {
     throw wrong('mode', `"${mode}" is none of standalone, cluster, sentinel`);
   }
   const tls = options.tls === true ? {} : options.tls === false ? undefined : options.tls;
-  const hosts = parseHosts(options.hosts, mode === 'sentinel' ? 26_379 : 6_379);
+  const hosts = parseHosts(options.hosts, mode === 'sentinel' ? 26_379 : 6_379, adapterName);
   if (mode === 'standalone' && hosts.length > 1) {
     throw wrong('hosts', 'are several; say with mode=cluster or mode=sentinel what they are');
   }
@@ -111,7 +115,7 @@ export function resolveOptions(options: RedisStreamsOptions): Settings {
     sentinelPassword: options.sentinelPassword,
     db,
     tls,
-    target: `${tls === undefined ? 'redis' : 'rediss'}://${hosts.map(show).join(',')}${db === 0 ? '' : `/${db}`}`,
+    target: `${tls === undefined ? 'redis' : 'rediss'}://${hosts.map(showHost).join(',')}${db === 0 ? '' : `/${db}`}`,
     maxMessageBytes: whole(options.maxMessageBytes ?? 16 * 1024 * 1024, 'maxMessageBytes'),
     commandTimeout,
     retainMessages: whole(options.retainMessages ?? 10_000, 'retainMessages'),
@@ -131,19 +135,9 @@ export function optionsFromUrl(text: string): RedisStreamsOptions {
     commandTimeout: param.duration,
     retainMessages: param.integer,
     maxLength: param.integer,
-    caFile: param.text,
-    certFile: param.text,
-    keyFile: param.text,
-    passphrase: param.text,
-    servername: param.text,
+    ...tlsParams,
   });
-  const tls: ConnectionOptions = {
-    ...(caFile === undefined ? {} : { ca: readFile(caFile, 'caFile') }),
-    ...(certFile === undefined ? {} : { cert: readFile(certFile, 'certFile') }),
-    ...(keyFile === undefined ? {} : { key: readFile(keyFile, 'keyFile') }),
-    ...(passphrase === undefined ? {} : { passphrase }),
-    ...(servername === undefined ? {} : { servername }),
-  };
+  const tls = tlsOf({ caFile, certFile, keyFile, passphrase, servername }, adapterName);
   if (url.scheme !== 'rediss' && Object.keys(tls).length > 0) {
     throw new ConfigError(`url.${Object.keys(tls)[0]}`, 'needs TLS; write rediss:// instead of redis://');
   }
@@ -161,32 +155,6 @@ export function optionsFromUrl(text: string): RedisStreamsOptions {
 function wrong(field: string, text: string): ConfigError {
   return new ConfigError(`${adapterName}.${field}`, text, { adapter: adapterName });
 }
-
-function hostsOf(url: BrokerUrl): readonly string[] | undefined {
-  if (url.hosts.length === 0) return undefined;
-  return url.hosts.map(({ host, port }) => (port === undefined ? bracket(host) : `${bracket(host)}:${port}`));
-}
-
-function readFile(file: string, field: string): Buffer {
-  try {
-    return readFileSync(file);
-  } catch (cause) {
-    throw new ConfigError(`url.${field}`, `"${file}" cannot be read`, { adapter: adapterName, cause });
-  }
-}
-
-function parseHosts(given: string | readonly string[] | undefined, port: number): { host: string; port: number }[] {
-  const list = given === undefined ? ['localhost'] : typeof given === 'string' ? given.split(',') : given;
-  if (list.length === 0) throw wrong('hosts', 'is empty');
-  return list.map((text) => {
-    const match = /^(\[[0-9a-f:.]+\]|[^:/@[\]]+)(?::(\d{1,5}))?$/i.exec(text.trim());
-    if (match?.[1] === undefined) throw wrong('hosts', `"${text}" is not host or host:port`);
-    return { host: match[1].replace(/^\[|\]$/g, ''), port: match[2] === undefined ? port : Number(match[2]) };
-  });
-}
-
-const bracket = (host: string): string => (host.includes(':') ? `[${host}]` : host);
-const show = ({ host, port }: { host: string; port: number }): string => `${bracket(host)}:${port}`;
 
 function whole(value: number, field: string): number {
   if (Number.isSafeInteger(value) && value >= 0) return value;

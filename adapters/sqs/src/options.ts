@@ -1,4 +1,3 @@
-import { readFileSync } from 'node:fs';
 import type { AgentOptions } from 'node:https';
 import {
   ConfigError,
@@ -9,6 +8,7 @@ import {
   param,
   parseBrokerUrl,
   readParams,
+  tlsOf,
 } from '@waybill/core/adapter';
 
 /** What signs requests; the SDK's own identity type fits. */
@@ -165,12 +165,7 @@ export function optionsFromUrl(text: string): SqsOptions {
   if (url.user !== undefined && url.password === undefined) {
     throw new ConfigError('url.user', 'is an access key without its secret; write sqs://key:secret@eu-west-1');
   }
-  const tls = {
-    ...(caFile === undefined ? {} : { ca: read(caFile, 'caFile') }),
-    ...(certFile === undefined ? {} : { cert: read(certFile, 'certFile') }),
-    ...(keyFile === undefined ? {} : { key: read(keyFile, 'keyFile') }),
-    ...(passphrase === undefined ? {} : { passphrase }),
-  };
+  const tls = tlsOf({ caFile, certFile, keyFile, passphrase }, 'sqs');
   const { user, password } = url;
   return {
     ...rest,
@@ -180,14 +175,6 @@ export function optionsFromUrl(text: string): SqsOptions {
       : { credentials: { accessKeyId: user, secretAccessKey: password } }),
     ...(Object.keys(tls).length === 0 ? {} : { tls }),
   };
-}
-
-function read(file: string, field: string): Buffer {
-  try {
-    return readFileSync(file);
-  } catch (cause) {
-    throw new ConfigError(`url.${field}`, `"${file}" cannot be read`, { adapter: 'sqs', cause });
-  }
 }
 
 function checkEndpoint(given: string | undefined, field: string): string | undefined {
