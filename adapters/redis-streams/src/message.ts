@@ -15,8 +15,6 @@ export const bodyField = 'body';
 const headerNamedBody = 'waybill-header-body';
 /** On a copy: the place of the first one in the topic, which names a message that has no id. */
 export const positionField = 'waybill-position';
-/** On a redriven message of an ordered topic: up to where its lane is read first. */
-export const behindField = 'waybill-behind';
 
 /** Fields and values of an entry in turn, as Redis takes them. */
 export type Fields = (string | Uint8Array)[];

@@ -21,7 +21,7 @@ import type {
 import { brokerFor, type GivenBroker } from './broker-for.ts';
 import { makeCertificate } from './certificate.ts';
 import { rewriteAdvertised } from './kafka-addresses.ts';
-import { type Address, type ProxyOptions, TcpProxy } from './proxy.ts';
+import { type Address, linkThrough, type ProxyOptions, TcpProxy } from './proxy.ts';
 import { unusedPort } from './unused-port.ts';
 
 /** The shortest session that a broker allows unless it is told otherwise. */
@@ -42,15 +42,7 @@ export function kafkaUnderTest(): AdapterUnderTest {
         inProcess: false,
         openLink: async () => {
           const proxy = await proxyTo(address);
-          const url = urlOf(proxy.address);
-          return {
-            target: url,
-            url,
-            cut: async (mode) => proxy.cut(mode),
-            mend: async () => proxy.mend(),
-            loseReplies: async () => proxy.loseReplies(),
-            close: () => proxy.close(),
-          };
+          return linkThrough(proxy, urlOf(proxy.address));
         },
         stop: () => running.kill(),
         start: () => running.restart(),

@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
 import { createServer as createTlsServer, TLSSocket, type TlsOptions } from 'node:tls';
-import type { CutMode } from '../harness.ts';
+import type { CutMode, NetworkLink } from '../harness.ts';
 
 export interface Address {
   readonly host: string;
@@ -124,6 +124,18 @@ export class TcpProxy {
     pump(upstream, client, () => pair.holdReplies, rewrite);
     if (pair.holdReplies) upstream.pause();
   }
+}
+
+/** The network of one bus, which connects by `url` and so through the proxy. */
+export function linkThrough(proxy: TcpProxy, url: string): NetworkLink {
+  return {
+    target: url,
+    url,
+    cut: async (mode) => proxy.cut(mode),
+    mend: async () => proxy.mend(),
+    loseReplies: async () => proxy.loseReplies(),
+    close: () => proxy.close(),
+  };
 }
 
 /** Bytes kept of the beginning of a connection. */

@@ -20,7 +20,7 @@ import type {
 } from '../harness.ts';
 import { brokerFor } from './broker-for.ts';
 import { makeCertificate } from './certificate.ts';
-import { type Address, TcpProxy } from './proxy.ts';
+import { type Address, linkThrough, TcpProxy } from './proxy.ts';
 import { unusedPort } from './unused-port.ts';
 
 /** The shortest deadline that a Pub/Sub subscription can have. */
@@ -56,15 +56,7 @@ export function pubsubUnderTest(): AdapterUnderTest {
         inProcess: false,
         openLink: async () => {
           const proxy = await TcpProxy.open({ upstream: server.address });
-          const url = server.url({ at: proxy.address });
-          return {
-            target: url,
-            url,
-            cut: async (mode) => proxy.cut(mode),
-            mend: async () => proxy.mend(),
-            loseReplies: async () => proxy.loseReplies(),
-            close: () => proxy.close(),
-          };
+          return linkThrough(proxy, server.url({ at: proxy.address }));
         },
         stop,
         start,

@@ -21,7 +21,7 @@ import type {
 } from '../harness.ts';
 import { brokerFor } from './broker-for.ts';
 import { type Certificate, makeCertificate } from './certificate.ts';
-import { type Address, TcpProxy } from './proxy.ts';
+import { type Address, linkThrough, TcpProxy } from './proxy.ts';
 import { unusedPort } from './unused-port.ts';
 
 /** Seconds: the shortest that AMQP knows. A lease is three of them. */
@@ -48,15 +48,7 @@ export function rabbitmqUnderTest(): AdapterUnderTest {
         inProcess: false,
         openLink: async () => {
           const proxy = await TcpProxy.open({ upstream: server.address });
-          const url = server.url({ at: proxy.address });
-          return {
-            target: url,
-            url,
-            cut: async (mode) => proxy.cut(mode),
-            mend: async () => proxy.mend(),
-            loseReplies: async () => proxy.loseReplies(),
-            close: () => proxy.close(),
-          };
+          return linkThrough(proxy, server.url({ at: proxy.address }));
         },
         stop: async () => {
           await wait(NEW_QUEUES_SETTLE);

@@ -19,7 +19,7 @@ import type {
 } from '../harness.ts';
 import { brokerFor, type GivenBroker } from './broker-for.ts';
 import { type Certificate, makeCertificate } from './certificate.ts';
-import { type Address, TcpProxy } from './proxy.ts';
+import { type Address, linkThrough, TcpProxy } from './proxy.ts';
 import { clusterFor, openClusterLink } from './redis-streams-cluster.ts';
 import { unusedPort } from './unused-port.ts';
 
@@ -58,15 +58,7 @@ export function redisStreamsUnderTest(): AdapterUnderTest {
 
 async function openLink(server: Server): Promise<NetworkLink> {
   const proxy = await TcpProxy.open({ upstream: server.address });
-  const url = server.url({ at: proxy.address });
-  return {
-    target: url,
-    url,
-    cut: async (mode) => proxy.cut(mode),
-    mend: async () => proxy.mend(),
-    loseReplies: async () => proxy.loseReplies(),
-    close: () => proxy.close(),
-  };
+  return linkThrough(proxy, server.url({ at: proxy.address }));
 }
 
 interface UrlParts {

@@ -21,7 +21,7 @@ import type {
 } from '../harness.ts';
 import { brokerFor } from './broker-for.ts';
 import { makeCertificate } from './certificate.ts';
-import { type Address, TcpProxy } from './proxy.ts';
+import { type Address, linkThrough, TcpProxy } from './proxy.ts';
 import { unusedPort } from './unused-port.ts';
 
 const LEASE = 2_000;
@@ -43,15 +43,7 @@ export function sqsUnderTest(): AdapterUnderTest {
         inProcess: false,
         openLink: async () => {
           const proxy = await TcpProxy.open({ upstream: services.address });
-          const url = services.url({ at: proxy.address });
-          return {
-            target: url,
-            url,
-            cut: async (mode) => proxy.cut(mode),
-            mend: async () => proxy.mend(),
-            loseReplies: async () => proxy.loseReplies(),
-            close: () => proxy.close(),
-          };
+          return linkThrough(proxy, services.url({ at: proxy.address }));
         },
         stop: () => running.kill(),
         start: () => running.restart(),
