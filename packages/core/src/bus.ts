@@ -12,9 +12,10 @@ import type {
 } from './adapter.ts';
 import { type Clock, sleep } from './clock.ts';
 import { type Codec, jsonCodec } from './codec.ts';
-import { withDiagnostics, withMiddleware } from './compose.ts';
+import { throughMiddleware, withDiagnostics, withMiddleware } from './compose.ts';
 import { type DeadLetters, deadLettersOf } from './dead-letters.ts';
-import { duration } from './duration.ts';
+import { type Duration, duration } from './duration.ts';
+import { definitionOf, type EncodedMessage, forwarding } from './encoded.ts';
 import {
   ClosedError,
   ConfigError,
@@ -43,7 +44,6 @@ import type {
   Health,
   MessageStream,
   NativeClients,
-  Outgoing,
   ProvisionPlanItem,
   PublishOptions,
   PublishResult,
@@ -51,7 +51,7 @@ import type {
   SubscribeOptions,
   Subscription,
 } from './types.ts';
-import { checkOrder, encodeMessage, keyOf } from './validate.ts';
+import { checkDelay, checkOrder, encodeMessage } from './validate.ts';
 
 export interface BusSetup {
   readonly adapter: string;
@@ -66,6 +66,13 @@ export interface BusSetup {
 }
 
 type State = 'open' | 'draining' | 'closed';
+
+/** What of a publish's options counts once it is encoded. */
+interface CarryOptions {
+  readonly delay?: Duration;
+  readonly deliverAt?: Date;
+  readonly signal?: AbortSignal | undefined;
+}
 
 /** The bus over an open connection. */
 export class ConnectedBus implements Bus, ConnectionEvents {
@@ -125,7 +132,7 @@ export class ConnectedBus implements Bus, ConnectionEvents {
     const definition = this.#definition(topic);
     const middleware = this.#setup.options.middleware?.publish;
     if (middleware === undefined || middleware.length === 0) return this.#publish(definition, data, options);
-    return this.#publishThrough(middleware, definition, data, options);
+    return throughMiddleware(middleware, definition, data, options, (final) => this.#publish(definition, data, final));
   }
 
   publishBatch<T extends AnyTopic | string>(
@@ -311,10 +318,35 @@ export class ConnectedBus implements Bus, ConnectionEvents {
     const known = this.#topics.known(definition);
     // Validated before anything is asked of the broker: what is wrong is wrong at the call (PUB-10).
     const encoded = encodeMessage(definition, known ?? this.#topics.declared(definition), data, options, context);
+    return this.#carry(definition, known !== undefined, encoded, options, since);
+  }
+
+  /** For `send` of `@waybill/core/outbox`: a message that was encoded before, maybe by another process. */
+  async [forwarding](message: EncodedMessage, { signal }: { readonly signal?: AbortSignal }): Promise<Receipt> {
+    this.#checkNotClosed();
+    const { clock, adapter } = this.#setup;
+    const { topic, broker, deliverAt, ...rest } = message;
+    const definition = definitionOf(topic);
+    const known = this.#topics.known(definition);
+    const on = known ?? this.#topics.declared(definition);
+    if (deliverAt !== undefined) checkDelay('deliverAt', deliverAt - clock.now(), this.capabilities.maxDelay, adapter);
+    const held = deliverAt === undefined ? {} : { deliverAt: new Date(deliverAt) };
+    checkOrder(on, message.key, held);
+    const outgoing = { ...rest, topic: on, deliverAt, options: broker?.[adapter] };
+    return this.#carry(definition, known !== undefined, outgoing, { ...held, signal }, clock.monotonic());
+  }
+
+  async #carry(
+    definition: TopicDefinition,
+    known: boolean,
+    encoded: OutgoingMessage | Promise<OutgoingMessage>,
+    options: CarryOptions,
+    since: number,
+  ): Promise<Receipt> {
     this.#publishing++;
     try {
       const line = this.#lines.get(definition.name);
-      const ready = known !== undefined && line === undefined && !(encoded instanceof Promise);
+      const ready = known && line === undefined && !(encoded instanceof Promise);
       const message = ready ? encoded : await this.#inLine(definition, encoded, options, since);
       return await this.#send(definition, message, options, since);
     } finally {
@@ -326,7 +358,7 @@ export class ConnectedBus implements Bus, ConnectionEvents {
   async #send(
     definition: TopicDefinition,
     message: OutgoingMessage,
-    options: PublishOptions,
+    options: CarryOptions,
     since: number,
   ): Promise<Receipt> {
     if (message.deliverAt !== undefined) this.#due(message.deliverAt);
@@ -346,7 +378,7 @@ export class ConnectedBus implements Bus, ConnectionEvents {
   #inLine(
     definition: TopicDefinition,
     encoded: OutgoingMessage | Promise<OutgoingMessage>,
-    options: PublishOptions,
+    options: CarryOptions,
     since: number,
   ): Promise<OutgoingMessage> {
     const prepared = this.#prepare(definition, encoded, options, since);
@@ -366,7 +398,7 @@ export class ConnectedBus implements Bus, ConnectionEvents {
   async #prepare(
     definition: TopicDefinition,
     encoded: OutgoingMessage | Promise<OutgoingMessage>,
-    options: PublishOptions,
+    options: CarryOptions,
     since: number,
   ): Promise<OutgoingMessage> {
     const message = await encoded;
@@ -392,30 +424,6 @@ export class ConnectedBus implements Bus, ConnectionEvents {
         );
       }
     }
-  }
-
-  #publishThrough(
-    middleware: NonNullable<NonNullable<BusOptions['middleware']>['publish']>,
-    definition: TopicDefinition,
-    data: unknown,
-    options: PublishOptions,
-  ): Promise<Receipt> {
-    const type = options.type ?? definition.event;
-    const outgoing: Outgoing = {
-      topic: definition.name,
-      data,
-      id: options.id ?? randomUUID(),
-      key: keyOf(definition, data, type, options.key),
-      type,
-      headers: { ...options.headers },
-    };
-    const run = (at: number): Promise<Receipt> => {
-      const current = middleware[at];
-      if (current !== undefined) return current(outgoing, () => run(at + 1));
-      const { id, key, headers } = outgoing;
-      return this.#publish(definition, data, { ...options, id, headers, ...(key === undefined ? {} : { key }) });
-    };
-    return run(0);
   }
 
   /** A group that exists keeps its place, whatever `startNewGroupAt` says. */

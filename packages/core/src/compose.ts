@@ -1,6 +1,16 @@
+import { randomUUID } from 'node:crypto';
 import { diagnostics } from './diagnostics.ts';
 import type { ReceivedMessage } from './message.ts';
-import type { ConsumeDelivery, ConsumeMiddleware } from './types.ts';
+import type { TopicDefinition } from './topic.ts';
+import type {
+  ConsumeDelivery,
+  ConsumeMiddleware,
+  Outgoing,
+  PublishMiddleware,
+  PublishOptions,
+  Receipt,
+} from './types.ts';
+import { keyOf } from './validate.ts';
 
 type Call = (messages: readonly ReceivedMessage[], signal: AbortSignal | undefined) => unknown;
 
@@ -48,4 +58,31 @@ export function withDiagnostics(
       }
     })();
   };
+}
+
+/** Publishes through middleware: the first is outermost, and what they made of id, key and headers is published. */
+export function throughMiddleware(
+  middleware: readonly PublishMiddleware[] | undefined,
+  definition: TopicDefinition,
+  data: unknown,
+  options: PublishOptions,
+  publish: (options: PublishOptions) => Promise<Receipt>,
+): Promise<Receipt> {
+  if (middleware === undefined || middleware.length === 0) return publish(options);
+  const type = options.type ?? definition.event;
+  const outgoing: Outgoing = {
+    topic: definition.name,
+    data,
+    id: options.id ?? randomUUID(),
+    key: keyOf(definition, data, type, options.key),
+    type,
+    headers: { ...options.headers },
+  };
+  const run = (at: number): Promise<Receipt> => {
+    const current = middleware[at];
+    if (current !== undefined) return current(outgoing, () => run(at + 1));
+    const { id, key, headers } = outgoing;
+    return publish({ ...options, id, headers, ...(key === undefined ? {} : { key }) });
+  };
+  return run(0);
 }

@@ -124,8 +124,11 @@ export class PublishQueue {
   readonly #options: PublishQueueOptions;
   readonly #clock: Clock;
   readonly #alarm: Alarm;
-  /** All that have not settled. One time-out for all, so in the order of their deadlines too. */
+  /** All that have not settled; in the order of their deadlines, except for those that are also in `#early`. */
   readonly #open = new Set<Publish>();
+  /** Came behind one that has more time: these had waited for their topic. Few, and looked through one by one. */
+  readonly #early = new Set<Publish>();
+  #latestSince = Number.NEGATIVE_INFINITY;
   /** Those above `maxPending`. */
   readonly #outside = new Fifo<Publish>();
   #inside = 0;
@@ -176,6 +179,8 @@ export class PublishQueue {
       signal.addEventListener('abort', publish.cancel, { once: true });
     }
     this.#open.add(publish);
+    if (publish.since < this.#latestSince) this.#early.add(publish);
+    else this.#latestSince = publish.since;
     this.#alarm.at(this.#deadline(publish));
     if (this.#inside < this.#options.maxPending) this.#admit(publish);
     else this.#outside.push(publish);
@@ -419,14 +424,8 @@ export class PublishQueue {
 
   #ring(): void {
     const now = this.#clock.monotonic();
-    for (const publish of this.#open) {
-      const deadline = this.#deadline(publish);
-      if (deadline > now) {
-        this.#alarm.at(deadline);
-        break;
-      }
-      this.#giveUp(publish, `within ${this.#options.publishTimeout} ms`);
-    }
+    for (const publish of this.#early) this.#expired(publish, now);
+    for (const publish of this.#open) if (!this.#expired(publish, now)) break;
     for (let rest = this.#rests.peek(); rest !== undefined; rest = this.#rests.peek()) {
       if (rest.until > now) {
         this.#alarm.at(rest.until);
@@ -436,6 +435,14 @@ export class PublishQueue {
       this.#wake(rest);
     }
     this.#schedule();
+  }
+
+  /** Gives up on a publish whose time is up; false, and the alarm set for it, when it has time left. */
+  #expired(publish: Publish, now: number): boolean {
+    const deadline = this.#deadline(publish);
+    if (deadline <= now) this.#giveUp(publish, `within ${this.#options.publishTimeout} ms`);
+    else this.#alarm.at(deadline);
+    return deadline <= now;
   }
 
   #cancel(publish: Publish): void {
@@ -467,6 +474,7 @@ export class PublishQueue {
     publish.stage = 'settled';
     publish.signal?.removeEventListener('abort', publish.cancel);
     this.#open.delete(publish);
+    this.#early.delete(publish);
     if (stage === 'outside') this.#trimOutside();
     else {
       this.#inside--;
@@ -481,7 +489,7 @@ export class PublishQueue {
   #leave(publish: Publish, keyQueue: KeyQueue | undefined): void {
     if (keyQueue !== undefined) {
       const { waiting } = keyQueue;
-      // The oldest runs out of time first, so this is the first one unless it was cancelled.
+      // Mostly the oldest runs out of time first, so this is the first one unless it was cancelled.
       const at = waiting.indexOf(publish);
       if (at >= 0) waiting.splice(at, 1);
       if (waiting.length > 0 || keyQueue.busy) return;
@@ -494,7 +502,7 @@ export class PublishQueue {
     }
   }
 
-  /** One time-out for all: those that run out of time stand at the head. */
+  /** Mostly those that run out of time stand at the head; one that does not goes when it gets there. */
   #trimOutside(): void {
     while (this.#outside.peek()?.stage === 'settled') this.#outside.shift();
   }

@@ -119,7 +119,7 @@ export function topic<Data = unknown>(name: string, options?: TopicOptions<Data>
 export function topic(name: string, options: AnyTopicOptions = {}): AnyTopic {
   checkName('topic', name);
   checkOptions(options, topicOptions, `topic "${name}"`);
-  const definition = define(name, options);
+  const definition = defineTopic(name, options);
   if (definition.types === undefined) return made(definition);
   const events = new Map(
     Object.keys(definition.types).map((type): [string, AnyTopic] => [type, made({ ...definition, event: type })]),
@@ -162,7 +162,8 @@ interface AnyTopicOptions extends CommonOptions {
   readonly lanes?: number;
 }
 
-function define(name: string, options: AnyTopicOptions): TopicDefinition {
+/** @throws ConfigError naming the option */
+export function defineTopic(name: string, options: AnyTopicOptions): TopicDefinition {
   const { schema, types, key, ordered, lanes, codec, broker } = options;
   const wrong = (option: string, message: string): never => {
     throw new ConfigError(`topic "${name}".${option}`, message);
@@ -224,7 +225,7 @@ function made(definition: TopicDefinition, more: object = {}): AnyTopic {
 export function resolveTopic(topic: AnyTopic | string): TopicDefinition {
   if (typeof topic === 'string') {
     checkName('topic', topic);
-    return define(topic, {});
+    return defineTopic(topic, {});
   }
   const definition = (topic as { [definitionOf]?: TopicDefinition } | null | undefined)?.[definitionOf];
   if (definition === undefined) {

@@ -169,14 +169,16 @@ function checkTimes(
 ): { deliverAt: number | undefined; expiresAt: number | undefined } {
   const deliverAt = timeOf('delay', options.delay, 'deliverAt', options.deliverAt, now);
   const expiresAt = timeOf('ttl', options.ttl, 'expiresAt', options.expiresAt, now);
-  if (deliverAt !== undefined && deliverAt - now > maxDelay) {
-    throw new UnsupportedError(
-      'maxDelay',
-      adapter,
-      `${options.delay === undefined ? 'deliverAt' : 'delay'} is ${deliverAt - now} ms away, the longest delay is ${maxDelay} ms`,
-    );
+  if (deliverAt !== undefined) {
+    checkDelay(options.delay === undefined ? 'deliverAt' : 'delay', deliverAt - now, maxDelay, adapter);
   }
   return { deliverAt: deliverAt !== undefined && deliverAt > now ? deliverAt : undefined, expiresAt };
+}
+
+/** @throws UnsupportedError for a delay over the adapter's longest; in milliseconds */
+export function checkDelay(field: string, delay: number, maxDelay: number, adapter: string): void {
+  if (delay <= maxDelay) return;
+  throw new UnsupportedError('maxDelay', adapter, `${field} is ${delay} ms away, the longest delay is ${maxDelay} ms`);
 }
 
 function timeOf(

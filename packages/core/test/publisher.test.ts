@@ -341,6 +341,20 @@ describe('while the connection is away (PUB-06)', () => {
     expect(queue.pending).toBe(0);
   });
 
+  test('one that had waited for its topic runs out of its own time, before those that came ahead of it', async () => {
+    const { queue, clock } = queueOf();
+    queue.interrupted(reset);
+    const called = clock.monotonic();
+    await clock.advance(10_000);
+    const ahead = watch(queue.send(message()));
+    const early = watch(queue.send(message(), { since: called }));
+    await clock.advance(20_000);
+    expect([early.error?.code, ahead.error?.code]).toEqual(['PUBLISH_TIMEOUT', undefined]);
+    await clock.advance(10_000);
+    expect(ahead.error?.code).toBe('PUBLISH_TIMEOUT');
+    expect(clock.timers).toBe(0);
+  });
+
   test('memory stays bounded: nothing is kept of what has run out of time', async () => {
     const { queue, clock, sent, last } = queueOf({ maxMessages: 10_000 }, { publishTimeout: 1_000 });
     const hot = Array.from({ length: 40 }, (_, n) => n);
