@@ -1,8 +1,10 @@
 import { randomUUID } from 'node:crypto';
 import { Claim } from './claim.ts';
-import { InvalidMessageError, LeaseLostError } from './errors.ts';
+import { InvalidMessageError } from './errors.ts';
 import type { Held } from './held.ts';
-import { ReceivedMessage } from './message.ts';
+import type { Claim as IdempotencyClaim, Inbox } from './idempotency.ts';
+import { whenPassedOn } from './inbox.ts';
+import { ReceivedMessage, type Refusal } from './message.ts';
 import type { Pipeline, Unit } from './pipeline.ts';
 import type { CompiledIdempotency } from './subscribe-options.ts';
 import { type DecodedMessage, decodeMessage, UnknownTypeError } from './validate.ts';
@@ -28,9 +30,9 @@ export async function runAttempt(pipeline: Pipeline, unit: Unit): Promise<void> 
       const message = open(pipeline, held);
       if ((message instanceof Promise ? await message : message) !== undefined) opened.push(held);
     }
-    const { idempotency } = pipeline.setup.settings;
-    if (idempotency === undefined) await attemptPlain(pipeline, unit, opened);
-    else await attemptOnce(pipeline, unit, opened, idempotency);
+    const { idempotency, inbox } = pipeline.setup.settings;
+    if (idempotency !== undefined) await attemptOnce(pipeline, unit, opened, idempotency);
+    else await attemptPlain(pipeline, unit, inbox === undefined ? opened : claimInbox(pipeline, opened, inbox));
   } catch (error) {
     // Nothing above may throw; if it does all the same, no message may be stuck in our hands.
     pipeline.setup.logger.error(`${pipeline.what}: an attempt failed inside Waybill; its messages are given back`, {
@@ -147,13 +149,20 @@ async function attemptPlain(pipeline: Pipeline, unit: Unit, opened: readonly Hel
 
 /** The handler's outcome becomes the message's, unless the handler decided about it itself (ACK-06). */
 function conclude(pipeline: Pipeline, held: Held, result: AttemptResult): void {
-  const decided = held.message?.verdict;
+  const refusal = held.message?.refusal;
+  let decided = held.message?.verdict;
   held.message?.end();
   if (held.lost !== undefined) return;
+  if (pipeline.setup.settings.inbox !== undefined) {
+    if (typeof refusal !== 'object') pipeline.storeTrouble(undefined);
+    // What an inbox has rolled back is not done, whatever the handler said before it failed.
+    if (decided?.verb === 'ack' && result !== 'ok') decided = undefined;
+  }
   if (decided !== undefined) {
-    // Everything but a retry in place has been carried out when it was decided.
-    if (decided.verb === 'retry' && pipeline.setup.inPlace) pipeline.carryOut(held, decided);
-  } else if (result === 'give-back') pipeline.abandon(held);
+    // Everything else has been carried out when it was decided.
+    if (pipeline.awaitsEnd(decided)) pipeline.carryOut(held, decided);
+  } else if (refusal !== undefined) refused(pipeline, held, refusal);
+  else if (result === 'give-back') pipeline.abandon(held);
   else pipeline.carryOut(held, result === 'ok' ? { verb: 'ack' } : verdictOf(result.error));
 }
 
@@ -235,6 +244,65 @@ async function marked(pipeline: Pipeline, held: Held, claim: Claim): Promise<boo
   }
 }
 
+/** Gives each message the claim that its inbox runs the handler under; leaves out what nothing identifies (IDEM-07). */
+function claimInbox(
+  pipeline: Pipeline,
+  opened: readonly Held[],
+  inbox: CompiledIdempotency<Inbox<unknown>>,
+): readonly Held[] {
+  return opened.filter((held) => {
+    const { message } = held;
+    if (message === undefined) return false;
+    const key = identify(pipeline, held, message, inbox);
+    if (key === undefined) return false;
+    // Nobody else can have the one of a message that nothing identifies.
+    message.claim = {
+      ...claimOf(pipeline, key === 'unidentified' ? `\0${randomUUID()}` : key.is, inbox),
+      signal: message.signal,
+    };
+    return true;
+  });
+}
+
+function refused(pipeline: Pipeline, held: Held, refusal: Refusal): void {
+  if (refusal === 'duplicate') pipeline.settle(held, { verb: 'ack', delivery: held.delivery }, 'duplicates');
+  else if (refusal === 'busy') pipeline.again(held, busyDelay, held.attempt, 'givenBack');
+  else storeAway(pipeline, held, refusal.error);
+}
+
+/** What makes the message the same as another; `undefined` when it has been dealt with. */
+function identify(
+  pipeline: Pipeline,
+  held: Held,
+  message: ReceivedMessage,
+  options: Pick<CompiledIdempotency, 'key' | 'unidentified'>,
+): { readonly is: string } | 'unidentified' | undefined {
+  try {
+    const { id, position } = held.delivery;
+    // Ids and positions are two kinds of names: one must not be taken for the other.
+    const key = options.key?.(message) ?? id ?? (position === undefined ? undefined : `\0${position}`);
+    if (key !== undefined) return { is: key };
+  } catch (error) {
+    pipeline.carryOut(held, verdictOf(error));
+    return undefined;
+  }
+  if (options.unidentified === 'handle') {
+    pipeline.count('unidentified');
+    return 'unidentified';
+  }
+  const error = new Error("nothing identifies this message; give a key, or unidentified: 'handle'");
+  pipeline.exhaust(held, 'invalid', error, held.attempt - 1);
+  return undefined;
+}
+
+function claimOf(
+  { setup: { topic, group, settings } }: Pipeline,
+  key: string,
+  { epoch, window }: Pick<CompiledIdempotency, 'epoch' | 'window'>,
+): IdempotencyClaim {
+  return { scope: `${topic}\0${group}\0${epoch}`, key, lease: settings.lease, window };
+}
+
 /** True when the handler may have the message; else it has been dealt with. Never rejects. */
 async function admit(
   pipeline: Pipeline,
@@ -244,22 +312,9 @@ async function admit(
 ): Promise<boolean> {
   const { message } = held;
   if (message === undefined) return false;
-  try {
-    const { id, position } = held.delivery;
-    // Ids and positions are two kinds of names: one must not be taken for the other.
-    const key = idempotency.key?.(message) ?? id ?? (position === undefined ? undefined : `\0${position}`);
-    if (key !== undefined) return await claimFor(pipeline, held, message, key, idempotency, late);
-  } catch (error) {
-    pipeline.carryOut(held, verdictOf(error));
-    return false;
-  }
-  if (idempotency.unidentified === 'handle') {
-    pipeline.count('unidentified');
-    return true;
-  }
-  const error = new Error("nothing identifies this message; give idempotency.key, or unidentified: 'handle'");
-  pipeline.exhaust(held, 'invalid', error, held.attempt - 1);
-  return false;
+  const key = identify(pipeline, held, message, idempotency);
+  if (key === undefined || key === 'unidentified') return key !== undefined;
+  return claimFor(pipeline, held, message, key.is, idempotency, late);
 }
 
 async function claimFor(
@@ -267,20 +322,15 @@ async function claimFor(
   held: Held,
   message: ReceivedMessage,
   key: string,
-  { store, window, epoch }: CompiledIdempotency,
+  idempotency: CompiledIdempotency,
   late: Promise<'late'>,
 ): Promise<boolean> {
-  const { settings, topic, group } = pipeline.setup;
   const ended = Promise.withResolvers<boolean>();
   const joined = Promise.withResolvers<'joined'>();
   try {
-    const ran = store.run({ scope: `${topic}\0${group}\0${epoch}`, key, lease: settings.lease, window }, (fence) => {
+    const ran = idempotency.store.run(claimOf(pipeline, key, idempotency), (fence) => {
       joined.resolve('joined');
-      fence?.signal?.addEventListener(
-        'abort',
-        () => message.abort(new LeaseLostError(`${pipeline.what}: the claim on message ${message.id} was lost`)),
-        { once: true },
-      );
+      whenPassedOn(fence, message);
       return ended.promise;
     });
     const outcome = ran.then((result) => {

@@ -12,7 +12,7 @@ import type {
 } from './adapter.ts';
 import { type Clock, sleep } from './clock.ts';
 import { type Codec, jsonCodec } from './codec.ts';
-import { throughMiddleware, withDiagnostics, withMiddleware } from './compose.ts';
+import { type Call, throughMiddleware, withDiagnostics, withMiddleware } from './compose.ts';
 import { type DeadLetters, deadLettersOf } from './dead-letters.ts';
 import { type Duration, duration } from './duration.ts';
 import { definitionOf, type EncodedMessage, forwarding } from './encoded.ts';
@@ -24,6 +24,7 @@ import {
   UnsupportedError,
   WaybillError,
 } from './errors.ts';
+import { withInbox } from './inbox.ts';
 import type { Logger } from './logger.ts';
 import type { ReceivedMessage } from './message.ts';
 import { checkName } from './names.ts';
@@ -42,6 +43,8 @@ import type {
   CloseOptions,
   Handler,
   Health,
+  InboxHandler,
+  InboxOption,
   MessageStream,
   NativeClients,
   ProvisionPlanItem,
@@ -66,6 +69,8 @@ export interface BusSetup {
 }
 
 type State = 'open' | 'draining' | 'closed';
+
+type JoinOptions = SubscribeOptions & Partial<BatchOptions> & Partial<Pick<InboxOption<unknown>, 'inbox'>>;
 
 /** What of a publish's options counts once it is encoded. */
 interface CarryOptions {
@@ -152,6 +157,11 @@ export class ConnectedBus implements Bus, ConnectionEvents {
     );
   }
 
+  subscribe<T extends AnyTopic | string, Tx>(
+    topic: T,
+    options: SubscribeOptions & InboxOption<Tx>,
+    handler: InboxHandler<T, Tx>,
+  ): Promise<Subscription>;
   subscribe<T extends AnyTopic | string>(
     topic: T,
     options: SubscribeOptions,
@@ -160,13 +170,11 @@ export class ConnectedBus implements Bus, ConnectionEvents {
   subscribe(consumer: Consumer): Promise<Subscription>;
   async subscribe(
     topic: AnyTopic | string | Consumer,
-    options?: SubscribeOptions,
-    handler?: (message: never) => unknown,
+    options?: JoinOptions,
+    handler?: (message: never, tx: never) => unknown,
   ): Promise<Subscription> {
-    if (isConsumer(topic)) return this.subscribe(topic.topic, topic.options, topic.handler);
-    checkHandler(handler);
-    checkNoBatch(options);
-    return this.#join(topic, options as SubscribeOptions, ([message]) => handler(message as never), false);
+    if (isConsumer(topic)) return this.#subscribe(topic.topic, topic.options, topic.handler);
+    return this.#subscribe(topic, options as JoinOptions, handler);
   }
 
   async subscribeBatch<T extends AnyTopic | string>(
@@ -180,7 +188,8 @@ export class ConnectedBus implements Bus, ConnectionEvents {
   }
 
   async messages<T extends AnyTopic | string>(topic: T, options: SubscribeOptions): Promise<MessageStream<T>> {
-    checkNoBatch(options);
+    checkNo('batch', 'subscribeBatch', options);
+    checkNo('inbox', 'subscribe', options);
     const stream = new Stream();
     const member = await this.#join(topic, options, ([message]) => stream.handle(message as ReceivedMessage), true);
     return stream.attach(member) as unknown as MessageStream<T>;
@@ -307,6 +316,16 @@ export class ConnectedBus implements Bus, ConnectionEvents {
     this.#patience.wake();
     this.#queue.restored();
     this.#setup.logger.info('connection restored');
+  }
+
+  async #subscribe(
+    topic: AnyTopic | string,
+    options: JoinOptions,
+    handler: ((message: never, tx: never) => unknown) | undefined,
+  ): Promise<Subscription> {
+    checkHandler(handler);
+    checkNo('batch', 'subscribeBatch', options);
+    return this.#join(topic, options, ([message], _, tx) => handler(message as never, tx as never), false);
   }
 
   async #publish(definition: TopicDefinition, data: unknown, options: PublishOptions): Promise<Receipt> {
@@ -439,12 +458,7 @@ export class ConnectedBus implements Bus, ConnectionEvents {
     );
   }
 
-  async #join(
-    topic: AnyTopic | string,
-    options: SubscribeOptions & Partial<BatchOptions>,
-    call: (messages: readonly ReceivedMessage[], signal: AbortSignal | undefined) => unknown,
-    stream: boolean,
-  ): Promise<Member> {
+  async #join(topic: AnyTopic | string, options: JoinOptions, call: Call, stream: boolean): Promise<Member> {
     this.#checkOpen();
     const { adapter, clock, logger, topology } = this.#setup;
     const definition = this.#definition(topic);
@@ -490,6 +504,7 @@ export class ConnectedBus implements Bus, ConnectionEvents {
         if (differences.length > 0) throw new ConfigError('topology', differences.join('; '), { adapter });
       }
       const place = { adapter, topic: definition.name, group };
+      const told = withDiagnostics(call, place, () => clock.monotonic());
       const setup: SubscriptionSetup = {
         ...place,
         definition,
@@ -502,7 +517,7 @@ export class ConnectedBus implements Bus, ConnectionEvents {
         clock,
         logger,
         handle: withMiddleware(
-          withDiagnostics(call, place, () => clock.monotonic()),
+          settings.inbox === undefined ? told : withInbox(told, settings.inbox.store),
           settings.middleware,
           settings.batch.asked,
         ),
@@ -615,10 +630,8 @@ function checkHandler(handler: unknown): asserts handler is (...args: never[]) =
   if (typeof handler !== 'function') throw new ConfigError('handler', 'is not a function');
 }
 
-function checkNoBatch(options: object | undefined): void {
-  if (options !== undefined && 'batch' in options) {
-    throw new ConfigError('batch', 'belongs to subscribeBatch');
-  }
+function checkNo(option: 'batch' | 'inbox', belongsTo: string, options: object | undefined): void {
+  if (options !== undefined && option in options) throw new ConfigError(option, `belongs to ${belongsTo}`);
 }
 
 function checkPosition(to: Position): void {

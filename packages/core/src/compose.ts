@@ -12,7 +12,8 @@ import type {
 } from './types.ts';
 import { keyOf } from './validate.ts';
 
-type Call = (messages: readonly ReceivedMessage[], signal: AbortSignal | undefined) => unknown;
+/** Calls a handler with one attempt's messages, and under an inbox with its transaction. */
+export type Call = (messages: readonly ReceivedMessage[], signal: AbortSignal | undefined, tx?: unknown) => unknown;
 
 /** Puts middleware around a handler, once per subscription: the first is outermost; without any, nothing is added. */
 export function withMiddleware(call: Call, middleware: readonly ConsumeMiddleware[], batch: boolean): Call {
@@ -36,8 +37,8 @@ export function withDiagnostics(
   place: { readonly adapter: string; readonly topic: string; readonly group: string },
   now: () => number,
 ): Call {
-  return (messages, signal) => {
-    if (!diagnostics.handle.hasSubscribers) return call(messages, signal);
+  return (messages, signal, tx) => {
+    if (!diagnostics.handle.hasSubscribers) return call(messages, signal, tx);
     const started = now();
     const tell = (phase: 'start' | 'end', failure: { error?: unknown }): void =>
       diagnostics.handle.publish({
@@ -50,7 +51,7 @@ export function withDiagnostics(
     tell('start', {});
     return (async () => {
       try {
-        await call(messages, signal);
+        await call(messages, signal, tx);
         tell('end', {});
       } catch (error) {
         tell('end', { error });

@@ -13,6 +13,11 @@ export interface Claim {
   readonly lease: number;
   /** Milliseconds for which the outcome is remembered. */
   readonly window: number;
+  /**
+   * For inboxes: aborts when the attempt has been given up though its handler may still run. Its transaction must come
+   * to nothing then, and no statement of it may reach a connection that serves somebody else.
+   */
+  readonly signal?: AbortSignal;
 }
 
 /**
@@ -42,6 +47,27 @@ export interface IdempotencyStore {
    * again (IDEM-06).
    */
   run(claim: Claim, work: (fence: Fence) => Promise<boolean>): Promise<ClaimOutcome>;
+}
+
+/**
+ * Remembers what has been handled in the handler's own transaction: effects and mark are committed together, or neither
+ * is (IDEM-05).
+ */
+export interface Inbox<Tx> {
+  /**
+   * Handlers that may run at once, where each takes a connection of a pool. A subscription's `concurrency` above it is
+   * a ConfigError, and its default the smaller of the two.
+   */
+  readonly maxConcurrency?: number;
+  /**
+   * Begins a transaction, claims the key in it and runs the work, unless that has been done or is being done. `work`
+   * resolves with whether to commit, once the handler has returned, and never rejects.
+   *
+   * @throws what keeps it from the work, which then was not called (IDEM-06)
+   * @throws ConnectionError when the commit was not confirmed: it may have happened
+   * @throws what else keeps the commit from happening; it counts as the handler's failure
+   */
+  run(claim: Claim, work: (tx: Tx, fence: Fence) => Promise<boolean>): Promise<ClaimOutcome>;
 }
 
 export interface MemoryStoreOptions {

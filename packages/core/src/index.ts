@@ -17,6 +17,7 @@ export {
   type ClaimOutcome,
   type Fence,
   type IdempotencyStore,
+  type Inbox,
   type MemoryStoreOptions,
   memoryStore,
 } from './idempotency.ts';

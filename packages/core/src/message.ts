@@ -1,6 +1,7 @@
 import type { Delivery } from './adapter.ts';
 import { type Duration, duration } from './duration.ts';
 import { AlreadySettledError, LeaseLostError, type WaybillError } from './errors.ts';
+import type { Claim } from './idempotency.ts';
 import type { Message } from './types.ts';
 
 /** What is to become of a message, once somebody has decided. */
@@ -8,6 +9,12 @@ export type Verdict =
   | { readonly verb: 'ack' }
   | { readonly verb: 'retry'; readonly after: number | undefined; readonly error: unknown }
   | { readonly verb: 'reject'; readonly error: unknown };
+
+/**
+ * Why an inbox did not let the handler run, or not commit: it has been handled, it is being handled, or the database
+ * could not be asked.
+ */
+export type Refusal = 'duplicate' | 'busy' | { readonly error: unknown };
 
 /** What a message asks of the delivery it stands for. */
 export interface MessageOwner {
@@ -30,6 +37,10 @@ export class ReceivedMessage<T = unknown> implements Message<T> {
   readonly contentType: string;
   /** The first decision; it wins (ACK-06). */
   verdict: Verdict | undefined;
+  /** Under an inbox: what the attempt claims. */
+  claim: Claim | undefined;
+  /** Under an inbox: why the attempt came to nothing, though nobody decided so. */
+  refusal: Refusal | undefined;
   /** Called once, when nothing more can be decided: it is decided, or not ours any more. For streams. */
   whenDecided: (() => void) | undefined;
   readonly #delivery: Delivery;

@@ -184,13 +184,14 @@ export class Pipeline implements HeldBy {
     return this.#settler.trouble ?? this.#storeTrouble;
   }
 
-  /** The idempotency store could not be asked (IDEM-06); `undefined` once it answers again. */
+  /** The idempotency store or inbox could not be asked (IDEM-06); `undefined` once it answers again. */
   storeTrouble(error: unknown): void {
     if (error === undefined) {
       this.#storeTrouble = undefined;
       return;
     }
-    const text = `the idempotency store fails: ${error instanceof Error ? error.message : String(error)}`;
+    const what = this.setup.settings.inbox === undefined ? 'idempotency store' : 'inbox';
+    const text = `the ${what} fails: ${error instanceof Error ? error.message : String(error)}`;
     if (this.#storeTrouble === undefined) this.setup.logger.warn(`${this.what}: ${text}; messages are given back`);
     this.#storeTrouble = text;
   }
@@ -468,8 +469,7 @@ export class Pipeline implements HeldBy {
   // HeldBy: what a message's methods come to.
 
   decided(held: Held, verdict: Verdict, settled: (result: 'applied' | 'lost') => void): void {
-    // A retry in place cannot begin while the attempt still runs; its end carries it out.
-    if (verdict.verb === 'retry' && this.setup.inPlace) {
+    if (this.awaitsEnd(verdict)) {
       settled('applied');
       return;
     }
@@ -487,6 +487,14 @@ export class Pipeline implements HeldBy {
         },
       );
     }
+  }
+
+  /**
+   * Whether the end of the attempt carries a decision out: a retry in place cannot begin while the attempt still runs,
+   * and an ack follows the commit of an inbox, which the handler cannot wait for.
+   */
+  awaitsEnd({ verb }: Verdict): boolean {
+    return (verb === 'retry' && this.setup.inPlace) || (verb === 'ack' && this.setup.settings.inbox !== undefined);
   }
 
   extended(held: Held, by: number): void {

@@ -1,10 +1,11 @@
 import type { Capabilities, Position } from './adapter.ts';
 import { duration } from './duration.ts';
 import { ConfigError, UnsupportedError } from './errors.ts';
+import type { Inbox } from './idempotency.ts';
 import type { Logger } from './logger.ts';
 import { checkName } from './names.ts';
 import { type CompiledRetry, compileRetry } from './retry.ts';
-import type { BatchOptions, ConsumeMiddleware, IdempotencyOptions, SubscribeOptions } from './types.ts';
+import type { BatchOptions, ConsumeMiddleware, IdempotencyOptions, InboxOption, SubscribeOptions } from './types.ts';
 import { checkOptions } from './url.ts';
 
 /** Subscribe options with every default filled in and every value checked. */
@@ -20,6 +21,7 @@ export interface SubscriptionSettings {
   readonly invalid: 'dead-letter' | 'retry' | 'stop';
   readonly unknownType: 'dead-letter' | 'skip';
   readonly idempotency: CompiledIdempotency | undefined;
+  readonly inbox: CompiledIdempotency<Inbox<unknown>> | undefined;
   readonly startAt: Position;
   readonly middleware: readonly ConsumeMiddleware[];
   /** A single message is a batch of one whose handler gets it alone. */
@@ -27,7 +29,8 @@ export interface SubscriptionSettings {
   readonly brokerOptions: Readonly<Record<string, unknown>> | undefined;
 }
 
-export interface CompiledIdempotency extends Omit<IdempotencyOptions, 'window' | 'epoch'> {
+export interface CompiledIdempotency<Store = IdempotencyOptions['store']>
+  extends Omit<IdempotencyOptions<Store>, 'window' | 'epoch'> {
   readonly window: number;
   readonly epoch: number;
 }
@@ -62,7 +65,7 @@ export interface SubscribeDefaults {
 
 /** @throws ConfigError naming the option; UnsupportedError where the broker has no way */
 export function compileSubscribeOptions(
-  options: SubscribeOptions & Partial<BatchOptions>,
+  options: SubscribeOptions & Partial<BatchOptions> & Partial<Pick<InboxOption<unknown>, 'inbox'>>,
   defaults: SubscribeDefaults,
 ): SubscriptionSettings {
   if (typeof options !== 'object' || options === null) throw new ConfigError('options', 'group or broadcast is needed');
@@ -73,9 +76,7 @@ export function compileSubscribeOptions(
     throw new ConfigError('group', 'give either a group or broadcast: true');
   }
   if (options.group !== undefined) checkName('group', options.group);
-  if ('inbox' in options && options.inbox !== undefined) {
-    throw new UnsupportedError('inbox', adapter, 'inboxes come with @waybill/idempotency', 'use idempotency meanwhile');
-  }
+  const inbox = compileInbox(options);
   const lease = duration(options.lease ?? Math.min(30_000, capabilities.lease.max), 'lease');
   if (lease < 1_000) throw new ConfigError('lease', `${lease} ms is under the least of 1 s`);
   if (lease < capabilities.lease.min || lease > capabilities.lease.max) {
@@ -101,7 +102,7 @@ export function compileSubscribeOptions(
   }
   return {
     group: options.group,
-    concurrency: wholeNumber('concurrency', options.concurrency ?? 16, 1, 100_000),
+    concurrency: concurrencyOf(options.concurrency, inbox?.store.maxConcurrency),
     lease,
     timeout:
       options.timeout === false
@@ -111,7 +112,8 @@ export function compileSubscribeOptions(
     whenExhausted: broadcast ? 'drop' : (whenExhausted ?? 'dead-letter'),
     invalid: oneOf('invalid', options.invalid, ['dead-letter', 'retry', 'stop']) ?? 'dead-letter',
     unknownType: oneOf('unknownType', options.unknownType, ['dead-letter', 'skip']) ?? 'dead-letter',
-    idempotency: compileIdempotency(options.idempotency, defaults.idempotency),
+    idempotency: inbox === undefined ? compileIdempotency(options.idempotency, defaults.idempotency) : undefined,
+    inbox,
     startAt: compileStart(options.startNewGroupAt ?? 'latest', adapter, capabilities),
     middleware: [...defaults.middleware, ...(options.middleware ?? [])],
     batch: {
@@ -128,18 +130,48 @@ function compileIdempotency(
   fallback: IdempotencyOptions['store'] | undefined,
 ): CompiledIdempotency | undefined {
   if (given === false) return undefined;
-  const options: IdempotencyOptions | undefined =
-    given === undefined ? fallback && { store: fallback } : 'store' in given ? given : { store: given };
-  if (options === undefined) return undefined;
-  checkOptions(options, ['store', 'key', 'window', 'epoch', 'unidentified'], 'idempotency');
-  if (typeof options.store?.run !== 'function')
-    throw new ConfigError('idempotency.store', 'is not an idempotency store');
-  oneOf('idempotency.unidentified', options.unidentified, ['handle']);
+  const store = given ?? fallback;
+  return store && compileStore('idempotency', 'an idempotency store', store);
+}
+
+function compileInbox({
+  inbox,
+  idempotency,
+  batch,
+}: Partial<Pick<InboxOption<unknown>, 'inbox'>> & Pick<SubscribeOptions, 'idempotency'> & Partial<BatchOptions>):
+  | CompiledIdempotency<Inbox<unknown>>
+  | undefined {
+  if (inbox === undefined) return undefined;
+  if (idempotency !== undefined) throw new ConfigError('inbox', 'stands instead of idempotency; give one of the two');
+  if (batch !== undefined) throw new ConfigError('inbox', 'belongs to subscribe: each message has its own transaction');
+  return compileStore('inbox', 'an inbox', inbox);
+}
+
+function compileStore<Store extends { run: unknown }>(
+  field: string,
+  what: string,
+  given: Store | IdempotencyOptions<Store>,
+): CompiledIdempotency<Store> {
+  const options = 'store' in given ? given : { store: given };
+  checkOptions(options, ['store', 'key', 'window', 'epoch', 'unidentified'], field);
+  if (typeof options.store?.run !== 'function') throw new ConfigError(`${field}.store`, `is not ${what}`);
+  oneOf(`${field}.unidentified`, options.unidentified, ['handle']);
   return {
     ...options,
-    window: positive('idempotency.window', duration(options.window ?? defaultWindow, 'idempotency.window')),
-    epoch: wholeNumber('idempotency.epoch', options.epoch ?? 0, 0, Number.MAX_SAFE_INTEGER),
+    window: positive(`${field}.window`, duration(options.window ?? defaultWindow, `${field}.window`)),
+    epoch: wholeNumber(`${field}.epoch`, options.epoch ?? 0, 0, Number.MAX_SAFE_INTEGER),
   };
+}
+
+const defaultConcurrency = 16;
+
+function concurrencyOf(asked: number | undefined, bound = Number.POSITIVE_INFINITY): number {
+  const concurrency = wholeNumber('concurrency', asked ?? Math.min(defaultConcurrency, bound), 1, 100_000);
+  if (concurrency <= bound) return concurrency;
+  throw new ConfigError(
+    'concurrency',
+    `${concurrency} is more than the ${bound} transactions the inbox can run at once`,
+  );
 }
 
 /** @throws ConfigError, UnsupportedError where the broker keeps no log (POS-02) */

@@ -3,7 +3,7 @@ import { ConfigError } from './errors.ts';
 import { checkType } from './limits.ts';
 import { checkName } from './names.ts';
 import type { SchemaInput, SchemaOutput, StandardSchema } from './schema.ts';
-import type { BrokerOptions, Handler, Message, SubscribeOptions } from './types.ts';
+import type { BrokerOptions, Handler, InboxHandler, InboxOption, Message, SubscribeOptions } from './types.ts';
 import { checkOptions } from './url.ts';
 
 // Never there at run time. Reading only, so that a topic of some type fits wherever one of a wider type is asked for.
@@ -243,15 +243,25 @@ export function schemaFor({ schema, types }: TopicDefinition, type: string | und
 /** A subscription that has not been started: what `consumer()` makes and `bus.subscribe` takes. */
 export interface Consumer {
   readonly topic: AnyTopic | string;
-  readonly options: SubscribeOptions;
-  readonly handler: (message: Message) => unknown;
+  readonly options: SubscribeOptions | (SubscribeOptions & InboxOption<unknown>);
+  readonly handler: (message: Message, tx: unknown) => unknown;
 }
 
 /** Ties a handler to a topic at module level; nothing happens until `bus.subscribe(consumer)`. */
+export function consumer<T extends AnyTopic | string, Tx>(
+  topic: T,
+  options: SubscribeOptions & InboxOption<Tx>,
+  handler: InboxHandler<T, Tx>,
+): Consumer;
 export function consumer<T extends AnyTopic | string>(
   topic: T,
   options: SubscribeOptions,
   handler: Handler<T>,
+): Consumer;
+export function consumer(
+  topic: AnyTopic | string,
+  options: Consumer['options'],
+  handler: (message: never, tx: never) => unknown,
 ): Consumer {
   resolveTopic(topic);
   // A subscription calls it only with messages of its own topic, whose type the caller has given.

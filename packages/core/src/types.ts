@@ -5,7 +5,7 @@ import type { Codec } from './codec.ts';
 import type { DeadLetters } from './dead-letters.ts';
 import type { Duration } from './duration.ts';
 import type { WaybillError } from './errors.ts';
-import type { IdempotencyStore } from './idempotency.ts';
+import type { IdempotencyStore, Inbox } from './idempotency.ts';
 import type { Logger } from './logger.ts';
 import type { AnyTopic, Consumer, InputOf, MessageOf } from './topic.ts';
 
@@ -163,8 +163,8 @@ export interface RetryPolicy {
       };
 }
 
-export interface IdempotencyOptions {
-  readonly store: IdempotencyStore;
+export interface IdempotencyOptions<Store = IdempotencyStore> {
+  readonly store: Store;
   /** What makes two messages the same. Default: the message id; for foreign messages the broker's position. */
   readonly key?: (message: Message) => string;
   /** How long a handled message is remembered. Default: 7 d. */
@@ -204,6 +204,12 @@ interface CommonSubscribeOptions {
 export type SubscribeOptions = CommonSubscribeOptions &
   ({ readonly group: string; readonly broadcast?: never } | { readonly broadcast: true; readonly group?: never });
 
+/** Instead of `idempotency`: the handler's second argument is the transaction that holds the mark (IDEM-05). */
+export interface InboxOption<Tx> {
+  readonly inbox: Inbox<Tx> | IdempotencyOptions<Inbox<Tx>>;
+  readonly idempotency?: never;
+}
+
 export interface BatchOptions {
   readonly batch: {
     /** Most messages of a batch. */
@@ -214,6 +220,11 @@ export interface BatchOptions {
 }
 
 export type Handler<T> = (message: MessageOf<T>) => unknown;
+/**
+ * Runs in a transaction that is committed when it returns, and before the ack; when it throws, or calls `retry` or
+ * `reject`, it is rolled back. `ack()` takes effect with the commit, and does not wait for it.
+ */
+export type InboxHandler<T, Tx> = (message: MessageOf<T>, tx: Tx) => unknown;
 /** `signal` aborts when a message of the batch is lost, or the time is up. */
 export type BatchHandler<T> = (messages: readonly MessageOf<T>[], signal: AbortSignal) => unknown;
 
@@ -286,6 +297,11 @@ export interface Bus extends Publisher, AsyncDisposable {
    *
    * @throws ConfigError, UnsupportedError at the call
    */
+  subscribe<T extends AnyTopic | string, Tx>(
+    topic: T,
+    options: SubscribeOptions & InboxOption<Tx>,
+    handler: InboxHandler<T, Tx>,
+  ): Promise<Subscription>;
   subscribe<T extends AnyTopic | string>(
     topic: T,
     options: SubscribeOptions,

@@ -1,6 +1,7 @@
 /** What must compile, and what must not: read by the compiler, never run. */
 import * as v from 'valibot';
 import { z } from 'zod';
+import type { Inbox } from '../src/idempotency.ts';
 import type { AnyTopic, InputOf, MessageOf, OutputOf, Topic } from '../src/topic.ts';
 import { consumer, topic } from '../src/topic.ts';
 import type { Bus, Message, Publisher, SubscribeOptions } from '../src/types.ts';
@@ -161,3 +162,17 @@ bus.subscribe(Orders, { concurrency: 4 }, () => {});
 bus.subscribe(Orders, { group: 'a', broadcast: true }, () => {});
 
 export { forged, narrower, wider };
+
+// An inbox gives its handler the transaction
+declare const inbox: Inbox<{ query(text: string): void }>;
+bus.subscribe(Orders, { group: 'billing', inbox }, (message, tx) => tx.query(message.data.orderId));
+bus.subscribe(Orders, { group: 'billing', inbox: { store: inbox, window: '1d' } }, (_, tx) => tx.query(''));
+bus.subscribe(consumer(Orders, { group: 'billing', inbox }, (message, tx) => tx.query(message.data.orderId)));
+// @ts-expect-error: without an inbox there is no transaction
+bus.subscribe(Orders, { group: 'billing' }, (_, tx) => tx);
+// @ts-expect-error: one or the other
+bus.subscribe(Orders, { group: 'billing', inbox, idempotency: false }, () => {});
+// @ts-expect-error: not of this transaction
+bus.subscribe(Orders, { group: 'billing', inbox }, (_, tx) => tx.execute(''));
+// @ts-expect-error: a batch has no transaction
+bus.subscribeBatch(Orders, { group: 'billing', inbox, batch: { size: 2 } }, () => {});
