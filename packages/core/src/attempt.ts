@@ -290,7 +290,8 @@ function identify(
     pipeline.count('unidentified');
     return 'unidentified';
   }
-  const error = new Error("nothing identifies this message; give a key, or unidentified: 'handle'");
+  const field = pipeline.setup.settings.inbox === undefined ? 'idempotency' : 'inbox';
+  const error = new Error(`nothing identifies this message; give ${field}.key, or unidentified: 'handle'`);
   pipeline.exhaust(held, 'invalid', error, held.attempt - 1);
   return undefined;
 }
