@@ -5,7 +5,7 @@
 import { spawn } from 'node:child_process';
 import { createWriteStream } from 'node:fs';
 import { mkdir, mkdtemp, readFile, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { startForTest } from '../conformance-tests/dist/brokers/start.js';
 
@@ -43,6 +43,24 @@ const adapters: Readonly<Record<string, () => Promise<Target>>> = {
 };
 const results = 'out/conformance.json';
 
+/** Other versions and forms of brokers, each under the whole suite. */
+interface Variant {
+  readonly name: string;
+  readonly adapter: string;
+  /** As `npm run brokers -- up --only` takes it. */
+  readonly image: string;
+  readonly env: NodeJS.ProcessEnv;
+}
+
+const variants: readonly Variant[] = [
+  { name: 'RabbitMQ 3.10', adapter: 'rabbitmq', image: 'rabbitmq@3.10', env: { WAYBILL_RABBITMQ_VERSION: '3.10' } },
+  { name: 'Kafka 4.1', adapter: 'kafka', image: 'kafka@4.1', env: { WAYBILL_KAFKA_VERSION: '4.1' } },
+  { name: 'Redis 7.0', adapter: 'redis-streams', image: 'redis@7.0', env: { WAYBILL_REDIS_VERSION: '7.0' } },
+  { name: 'Redis Cluster', adapter: 'redis-streams', image: 'redis', env: { WAYBILL_REDIS_CLUSTER: '1' } },
+  { name: 'ElasticMQ', adapter: 'sqs', image: 'elasticmq', env: { WAYBILL_SQS_EMULATOR: 'elasticmq' } },
+];
+const resultsOf = ({ name }: Variant): string => `out/conformance-${name.replaceAll(' ', '-')}.json`;
+
 const command =
   (program: string, args: readonly string[], env: NodeJS.ProcessEnv = {}): Step['run'] =>
   (log) =>
@@ -56,6 +74,34 @@ const command =
         else reject(new Error(`${program} ${args.join(' ')} ended with ${signal ?? `exit code ${code}`}`));
       });
     });
+
+/** The suite on a variant; a line of counts when it ends. */
+const onVariant =
+  (variant: Variant): Step['run'] =>
+  async (log) => {
+    const args = ['conformance-tests/dist/cli.js', '--adapter', variant.adapter, '--json', resultsOf(variant)];
+    const printed: string[] = [];
+    try {
+      await command(process.execPath, args, variant.env)((text) => printed.push(text));
+    } finally {
+      log(`${variant.name}\n${printed.join('')}\n`);
+    }
+  };
+
+/** Runs all of them to their ends, so many at a time. */
+const sideBySide =
+  (runs: readonly Step['run'][], atOnce = Math.max(2, availableParallelism())): Step['run'] =>
+  async (log) => {
+    const left = [...runs];
+    const failures: unknown[] = [];
+    const work = async (): Promise<void> => {
+      for (let run = left.shift(); run !== undefined; run = left.shift()) {
+        await run(log).catch((error: unknown) => failures.push(error));
+      }
+    };
+    await Promise.all(Array.from({ length: atOnce }, work));
+    if (failures.length > 0) throw failures[0];
+  };
 
 const node = (...args: string[]): Step['run'] => command(process.execPath, args);
 
@@ -79,8 +125,19 @@ const steps: readonly Step[] = [
     run: command('vitest', ['run', '--config', 'conformance-tests/vitest.config.ts', 'faults', 'array']),
   },
   { name: 'brokers', run: node('conformance-tests/dist/brokers/cli.js', 'up', '--images-only') },
+  {
+    name: 'other versions of brokers',
+    run: node(
+      'conformance-tests/dist/brokers/cli.js',
+      'up',
+      '--images-only',
+      '--only',
+      variants.map(({ image }) => image).join(),
+    ),
+  },
   { name: 'conformance', run: node('conformance-tests/dist/cli.js', '--json', results) },
   { name: 'parity table', run: node('conformance-tests/dist/parity.js', '--check', results) },
+  { name: 'conformance on other versions of brokers', run: sideBySide(variants.map(onVariant)) },
   { name: 'a worker that is killed, on sqlite', run: node('examples/order-flow/dist/restart.js') },
   ...['order-flow', 'tour'].flatMap((name) =>
     Object.entries(adapters).map(([adapter, start]) => ({ name: `${name} on ${adapter}`, run: example(name, start) })),
@@ -110,29 +167,37 @@ async function runStep(step: Step): Promise<boolean> {
   }
 }
 
-/** A line per adapter; one that did not run, or left ids out, counts as a failure. */
+/** A line per adapter and variant; one that did not run, or left ids out, counts as a failure. */
 async function summary(): Promise<{ passed: number; failed: number }> {
   const total = { passed: 0, failed: 0 };
-  const verdicts = await readFile(results, 'utf8').then(
-    (text) => JSON.parse(text) as Verdict[],
-    (): Verdict[] => [],
-  );
-  for (const adapter of Object.keys(adapters)) {
-    const own = verdicts.filter((verdict) => verdict.adapter === adapter);
+  const add = async (name: string, adapter: string, file: string): Promise<void> => {
+    const own = (await verdictsIn(file)).filter((verdict) => verdict.adapter === adapter);
     const count = (status: Verdict['status']): number => own.filter((verdict) => verdict.status === status).length;
     const skipped = own.length === 0;
     console.log(
       skipped
-        ? `${adapter}: did not run`
-        : `${adapter}: ${count('passed')} passed, ${count('failed')} failed, ${count('unsupported')} unsupported, ${count('pending')} pending`,
+        ? `${name}: did not run`
+        : `${name}: ${count('passed')} passed, ${count('failed')} failed, ${count('unsupported')} unsupported, ${count('pending')} pending`,
     );
     total.passed += count('passed') + count('unsupported');
     total.failed += count('failed') + (skipped ? 1 : 0);
-  }
+  };
+  for (const variant of variants)
+    await add(`${variant.adapter} on ${variant.name}`, variant.adapter, resultsOf(variant));
+  for (const adapter of Object.keys(adapters)) await add(adapter, adapter, results);
   return total;
 }
 
+function verdictsIn(file: string): Promise<Verdict[]> {
+  return readFile(file, 'utf8').then(
+    (text) => JSON.parse(text) as Verdict[],
+    () => [],
+  );
+}
+
 await mkdir('out/verify', { recursive: true });
+// What an earlier run left must not stand for one that did not happen.
+for (const file of [results, ...variants.map(resultsOf)]) await rm(file, { force: true });
 const begun = performance.now();
 let passed = 0;
 let failed = 0;

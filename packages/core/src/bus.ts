@@ -430,16 +430,20 @@ export class ConnectedBus implements Bus, ConnectionEvents {
     const { clock, publishTimeout, adapter } = this.#setup;
     const until = since + publishTimeout;
     for (;;) {
+      const left = until - clock.monotonic();
       try {
-        return await this.#topics.ensure(definition);
+        return await inTime(clock, left, this.#topics.ensure(definition));
       } catch (error) {
-        if (!isRetryable(error)) throw error;
-        // The look was begun by an earlier publish, whose time is up; ours may not be.
-        if (clock.monotonic() < until && this.#state !== 'closed') continue;
-        const why = error instanceof Error ? error.message : String(error);
+        const cause = error === outOfTime ? this.#interruption : error;
+        if (error !== outOfTime) {
+          if (!isRetryable(error)) throw error;
+          // The look was begun by an earlier publish, whose time is up; ours may not be.
+          if (clock.monotonic() < until && this.#state !== 'closed') continue;
+        }
+        const why = cause instanceof Error ? cause.message : 'no answer';
         throw new PublishTimeoutError(
           `topic "${definition.name}": the broker could not be asked within ${publishTimeout} ms: ${why}`,
-          { adapter, cause: error, outcome: 'not-sent' },
+          { adapter, cause, outcome: 'not-sent' },
         );
       }
     }
@@ -638,6 +642,17 @@ function checkPosition(to: Position): void {
   if (to === 'earliest' || to === 'latest' || (to instanceof Date && !Number.isNaN(to.getTime()))) return;
   if (typeof (to as { position?: unknown } | null)?.position === 'string') return;
   throw new ConfigError('to', "write 'latest', 'earliest', a Date or { position }");
+}
+
+/** What `inTime` throws. */
+const outOfTime = Symbol('out of time');
+
+/** What the work gives, or `outOfTime` after so many milliseconds: a lost reply must not hold a publish up (PUB-06). */
+function inTime<T>(clock: Clock, ms: number, work: Promise<T>): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const timer = clock.setTimeout(() => reject(outOfTime), Math.max(0, ms));
+    work.then(resolve, reject).finally(() => timer.cancel());
+  });
 }
 
 /** A look at the broker ends for the caller when he cancels (PUB-07). */

@@ -20,6 +20,8 @@ const transitions: Record<SubscriptionState, readonly SubscriptionState[]> = {
 
 /** How often a member asks for messages that were set apart, in milliseconds. */
 const alonePulse = 1_000;
+/** So many failures in a row of `receive` are no passing trouble any more. */
+const passing = 3;
 
 const defaultCloseTimeout = 25_000;
 
@@ -41,6 +43,7 @@ export class Member implements Subscription, ReceiverEvents {
   #wish: 'running' | 'paused' = 'running';
   #error: WaybillError | undefined;
   #positionLost: string | undefined;
+  #fetchTrouble: string | undefined;
   #receiver: Receiver | undefined;
   #pipeline: Pipeline | undefined;
   #finish = new AbortController();
@@ -73,7 +76,7 @@ export class Member implements Subscription, ReceiverEvents {
 
   /** Why it is not simply running, for `health()`. */
   get problem(): string | undefined {
-    return this.#error?.message ?? this.#pipeline?.trouble ?? this.#positionLost;
+    return this.#error?.message ?? this.#fetchTrouble ?? this.#pipeline?.trouble ?? this.#positionLost;
   }
 
   get idle(): boolean {
@@ -140,6 +143,8 @@ export class Member implements Subscription, ReceiverEvents {
     this.#error = undefined;
     this.#go(this.#wish);
     this.#setup.logger.info(`${this.#what}: goes on`);
+    // Ends the wait after a failed receive, too.
+    this.#finishFetch();
     this.#wakeUp();
   }
 
@@ -202,14 +207,28 @@ export class Member implements Subscription, ReceiverEvents {
       }
       try {
         const deliveries = await this.#receiver?.receive(room, this.#finish.signal);
+        if (failures > 0) this.#fetches();
         failures = 0;
         if (deliveries !== undefined && deliveries.length > 0) this.#pipeline?.take(deliveries);
       } catch (error) {
         failures++;
         logger.debug(`${this.#what}: receive failed, tried again`, { error });
+        if (failures === passing) this.#fetchesNot(error);
         await sleep(clock, backOff(failures, { initial: 50, max: 5_000 }), this.#finish.signal);
       }
     }
+  }
+
+  /** An adapter tells of a connection that is away; a broker that answers and refuses is seen only here. */
+  #fetchesNot(error: unknown): void {
+    const reason = error instanceof Error ? error.message : String(error);
+    this.#fetchTrouble = `nothing can be received: ${reason}`;
+    this.#setup.logger.warn(`${this.#what}: ${this.#fetchTrouble}`);
+  }
+
+  #fetches(): void {
+    if (this.#fetchTrouble !== undefined) this.#setup.logger.info(`${this.#what}: messages are received again`);
+    this.#fetchTrouble = undefined;
   }
 
   /** Asks now and then for messages that were set apart, when a handler is free for one (RETRY-07). */
