@@ -187,6 +187,51 @@ describe('a subscription with an inbox (IDEM-05)', () => {
     expect(inbox.committed).toEqual(['by attempt 2']);
   });
 
+  test('what was rolled back because close ran out of time is not acked', async () => {
+    const shared = `memory:inbox-${process.pid}`;
+    const inbox = new ListInbox();
+    const bus = await connect(shared, { logger: false });
+    const gate = Promise.withResolvers<void>();
+    let runs = 0;
+    const options = { group: 'g', inbox, lease: '1s' } as const;
+    await bus.subscribe('t', options, async (message: Message, tx: Tx) => {
+      runs++;
+      await gate.promise;
+      tx.add(message.id);
+    });
+    await bus.publish('t', 1, { id: 'a' });
+    await until(() => runs === 1);
+    const closing = bus.close({ timeout: 20 });
+    await until(() => inbox.claims[0]?.signal?.aborted === true);
+    gate.resolve();
+    await closing;
+    await until(() => inbox.running.size === 0);
+    expect(inbox.committed).toEqual([]);
+    const next = await connect(shared, { logger: false });
+    buses.push(next);
+    await next.subscribe('t', options, (message: Message, tx: Tx) => tx.add(message.id));
+    await until(() => inbox.committed.length === 1);
+  });
+
+  test('a transaction that was cut off uses no attempt, whatever the handler made of it', async () => {
+    const bus = await open();
+    const cut = new AbortController();
+    const attempts: number[] = [];
+    const list = new ListInbox();
+    const inbox: Inbox<Tx> = {
+      run: (claim, work) => list.run(claim, (tx) => work(tx, attempts.length === 0 ? { signal: cut.signal } : {})),
+    };
+    const subscription = await bus.subscribe('t', { group: 'g', inbox, retry }, (message: Message) => {
+      attempts.push(message.attempt);
+      if (attempts.length > 1) return;
+      cut.abort();
+      throw new Error('connection terminated');
+    });
+    await bus.publish('t', 1);
+    await until(() => subscription.stats().acked === 1, subscription);
+    expect(attempts).toEqual([1, 1]);
+  });
+
   test('middleware runs outside of the transaction', async () => {
     const seen: string[] = [];
     const inbox = new ListInbox();
