@@ -21,8 +21,10 @@ import type { Topology } from './topology.ts';
 
 /** Milliseconds to wait for the broker to count what a scan has put back. */
 const countPatience = 1_000;
-/** Milliseconds without another message after which a scan has seen what there is. */
+/** Milliseconds without another message after which a scan asks whether there is more. */
 const quiet = 500;
+/** How often the answer may be yes, and still none comes. */
+const maxLooks = 10;
 /** What a prefetch can count to. */
 const maxPrefetch = 65_535;
 
@@ -110,7 +112,7 @@ class Scan implements DeadLetterScan {
     this.#place = place;
     this.#channel = new DeliveryChannel(channel, {
       queue: place.deadLetters,
-      single: false,
+      byConsumer: true,
       arrived: (message) => {
         this.#hold(message);
         if (this.#left === 0) return;
@@ -195,17 +197,26 @@ class Scan implements DeadLetterScan {
     const done = new AbortController();
     let taken = 0;
     let last = clock.monotonic();
+    let looks = 0;
     // It is no more than the queue lets a consumer have at once; 0 is no limit.
     await this.#channel.prefetch(count <= maxPrefetch ? count : 0);
     const { consumerTag } = await channel.consume(this.#place.deadLetters, (message) => {
       if (message === null) return done.abort();
       this.#hold(message);
       last = clock.monotonic();
+      looks = 0;
       taken++;
       if (!done.signal.aborted && (!wantsMore(message) || taken === count)) done.abort();
     });
     void this.#channel.ended.then(() => done.abort());
-    while (!done.signal.aborted && clock.monotonic() - last < quiet) await sleep(clock, quiet / 5, done.signal);
+    for (; !done.signal.aborted; await sleep(clock, quiet / 5, done.signal)) {
+      if (clock.monotonic() - last < quiet) continue;
+      // Silence proves nothing: the broker, or the way to it, may stand still.
+      const { messageCount } = await channel.checkQueue(this.#place.deadLetters);
+      if (messageCount === 0) break;
+      if (++looks === maxLooks) throw new Error(`${messageCount} of them are there, and the broker hands none out`);
+      last = clock.monotonic();
+    }
     this.#left = taken < count ? 0 : this.#left - taken;
     await channel.cancel(consumerTag);
   }

@@ -7,6 +7,7 @@ import {
   type WaybillError,
 } from '@waybill/core/adapter';
 import type { ConfirmChannel, Message, Options } from 'amqplib';
+import { closeChannel } from './channel.ts';
 import { adapterName, brokerText, requestFailure, textOf } from './errors.ts';
 import type { Link } from './link.ts';
 
@@ -36,10 +37,19 @@ const unroutable: Sent = { status: 'unroutable' };
 
 /** One parcel of a batch that is on its way. */
 interface Travelling {
-  readonly parcel: Parcel;
+  readonly batch: Batch;
+  /** Its place in the batch. */
+  readonly at: number;
+  /** `undefined` when its time is up, and nobody waits for it any more. */
+  parcel: Parcel | undefined;
   returned: boolean;
-  settle(result: Sent): void;
 }
+
+/**
+ * How many confirms a channel may owe beyond their time. amqplib and the broker keep a place for each as long as it is
+ * open; so one whose queue does not answer (it has lost its majority, say) is given up at some time.
+ */
+const maxOverdue = 4_000;
 
 /** Publishes batches and waits for the broker's confirms, on a channel that is opened again when it was closed. */
 export class ConfirmSender {
@@ -70,7 +80,9 @@ export class ConfirmSender {
       if (channel === undefined)
         return parcels.map((parcel) => notSent(parcel, 'the broker opened no channel in time'));
       await this.#write(channel, parcels, batch);
-      return await batch.done;
+      const results = await batch.done;
+      if (batch.expired) channel.forget(batch);
+      return results;
     } catch (cause) {
       const error = requestFailure(cause, 'no channel to publish on');
       return parcels.map(() => ({ status: 'failed', outcome: 'not-sent', retryable: true, error }));
@@ -87,7 +99,7 @@ export class ConfirmSender {
       } else if (parcel.body.length > this.#limit) {
         batch.settle(i, tooLarge(parcel, this.#limit));
       } else {
-        const room = channel.publish({ parcel, returned: false, settle: (result) => batch.settle(i, result) });
+        const room = channel.publish(parcel, batch, i);
         if (!room) await Promise.race([channel.drained(), batch.over]);
       }
     }
@@ -175,6 +187,7 @@ class SendChannel {
   /** Unconfirmed ones in the order they were sent, without those that have come back. */
   readonly #travelling = new Set<Travelling>();
   readonly #onLimit: (limit: number) => void;
+  #overdue = 0;
   #error: unknown;
   #closed = false;
   #waiting: (() => void)[] = [];
@@ -215,20 +228,38 @@ class SendChannel {
   }
 
   /** @returns false when the write buffer is full */
-  publish(one: Travelling): boolean {
-    const { exchange, routingKey, body, properties } = one.parcel;
+  publish(parcel: Parcel, batch: Batch, at: number): boolean {
+    const { exchange, routingKey, body, properties } = parcel;
+    const one: Travelling = { batch, at, parcel, returned: false };
     try {
       this.#travelling.add(one);
-      return this.#channel.publish(exchange, routingKey, body, properties, (error: unknown) => {
-        this.#travelling.delete(one);
-        if (error === null || error === undefined) one.settle(one.returned ? unroutable : stored);
-        else one.settle(this.#failure(one.parcel, error));
-      });
+      return this.#channel.publish(exchange, routingKey, body, properties, (error: unknown) =>
+        this.#answer(one, error),
+      );
     } catch (error) {
       this.#travelling.delete(one);
-      one.settle(encodingFailure(one.parcel, error));
+      batch.settle(at, encodingFailure(parcel, error));
       return true;
     }
+  }
+
+  /** The batch's time is up. */
+  forget(batch: Batch): void {
+    for (const one of this.#travelling) {
+      if (one.batch !== batch) continue;
+      this.#travelling.delete(one);
+      one.parcel = undefined;
+      this.#overdue++;
+    }
+    if (this.#overdue > maxOverdue && !this.#closed) void closeChannel(this.#channel);
+  }
+
+  #answer(one: Travelling, error: unknown): void {
+    const { batch, at, parcel, returned } = one;
+    this.#travelling.delete(one);
+    if (parcel === undefined) this.#overdue--;
+    else if (error !== null && error !== undefined) batch.settle(at, this.#failure(parcel, error));
+    else batch.settle(at, returned ? unroutable : stored);
   }
 
   /** The broker says what it could not route before it confirms it, and in the order in which it was sent. */
@@ -238,7 +269,7 @@ class SendChannel {
     for (const one of this.#travelling) {
       const { parcel } = one;
       if (
-        parcel.exchange === exchange &&
+        parcel?.exchange === exchange &&
         parcel.routingKey === routingKey &&
         parcel.properties.messageId === messageId &&
         parcel.properties.mandatory === true
@@ -251,19 +282,20 @@ class SendChannel {
   }
 
   #failure(parcel: Parcel, error: unknown): Sent {
-    // amqplib's words for a basic.nack; everything else means that the channel ended before the confirm.
-    if (textOf(error) === 'message nacked') return notSent(parcel, 'the broker refused to store it (basic.nack)');
     const limit = sizeLimit(this.#error);
     if (limit !== undefined && parcel.body.length > limit) return tooLarge(parcel, limit);
-    const cause = this.#error ?? error;
+    // In amqplib's words a basic.nack: a queue has refused it, which says nothing about the other ones. Everything else
+    // means that the channel ended before the confirm.
+    const nacked = textOf(error) === 'message nacked';
+    const why = nacked ? 'a queue of the broker refused to store it (basic.nack)' : this.reason;
     return {
       status: 'failed',
       outcome: 'unknown',
       retryable: true,
-      error: new PublishError(`topic "${parcel.topic}": not confirmed: ${this.reason}`, {
+      error: new PublishError(`topic "${parcel.topic}": not confirmed: ${why}`, {
         adapter: adapterName,
         outcome: 'unknown',
-        cause,
+        cause: this.#error ?? error,
       }),
     };
   }

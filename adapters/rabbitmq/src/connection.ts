@@ -61,6 +61,7 @@ export class RabbitConnection implements Connection {
   readonly #receivers = new Set<RabbitReceiver>();
   #exchangeTimer: Timer | undefined;
   #exchangeMissingSince: number | undefined;
+  #looking: Promise<void> | undefined;
   #repairingDelays: Promise<void> | undefined;
   #doubt: Promise<void> | undefined;
   #closed = false;
@@ -211,7 +212,9 @@ export class RabbitConnection implements Connection {
   async #makeAgain(source: Source): Promise<void> {
     const { group, options } = source;
     const what = `group "${group.name}" of topic "${group.topic.name}"`;
-    if (this.#context.topology !== 'create') {
+    // A broadcast's queue is ours in every case.
+    const ours = group.temporary && (await this.#topology.hasTopicsExchange());
+    if (this.#context.topology !== 'create' && !ours) {
       throw new ConfigError('topology', `${what}: its queue or exchange was deleted; make it again, then subscribe`, {
         adapter: adapterName,
       });
@@ -243,8 +246,16 @@ export class RabbitConnection implements Connection {
     }, exchangePulse);
   }
 
+  /** Each message of a batch may ask for it. */
+  #lookForExchange(): Promise<void> {
+    this.#looking ??= this.#look().finally(() => {
+      this.#looking = undefined;
+    });
+    return this.#looking;
+  }
+
   /** A deleted exchange takes the groups' bindings along, and nobody is told. */
-  async #lookForExchange(): Promise<void> {
+  async #look(): Promise<void> {
     if (!this.#consume.isUp) return;
     const { clock, topology, logger } = this.#context;
     try {

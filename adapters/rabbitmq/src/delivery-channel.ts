@@ -16,8 +16,11 @@ const probeTag = 'waybill-probe';
 /** How a quorum queue is asked whether it has our acks: by a request that it answers in its turn. */
 export interface Probe {
   readonly queue: string;
-  /** Whether it may have a single active consumer: such a queue refuses `basic.get`, so one that joins and leaves asks. */
-  readonly single: boolean;
+  /**
+   * By a consumer that joins and leaves, instead of `basic.get`: a queue with a single active consumer refuses that, and
+   * every queue keeps apart what a `get` took, and puts it back in no order when the connection is lost.
+   */
+  readonly byConsumer: boolean;
   /** Takes the message that came along, if there was one. */
   readonly arrived: (message: Message) => void;
 }
@@ -107,10 +110,10 @@ export class DeliveryChannel {
    * Ends when the queue has answered a request behind all acks. What the broker's channel has held back it sends off
    * when it hears that the rest is done, which is before any later request.
    */
-  async #prove({ queue, single, arrived }: Probe): Promise<void> {
+  async #prove({ queue, byConsumer, arrived }: Probe): Promise<void> {
     const frames = this.#unproven;
     const { channel } = this;
-    if (single) {
+    if (byConsumer) {
       const hear = (message: Message | null): void => {
         if (message !== null) arrived(message);
       };

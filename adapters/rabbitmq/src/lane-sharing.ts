@@ -46,7 +46,7 @@ export class LaneSharing {
   retire(): void {
     if (this.#retired) return;
     this.#retired = true;
-    void this.#presence?.tellAll({ bye: true });
+    void this.#presence?.announce('bye');
     this.#settle();
   }
 
@@ -54,7 +54,7 @@ export class LaneSharing {
   unretire(): void {
     if (!this.#retired || this.#stopping.signal.aborted) return;
     this.#retired = false;
-    void this.#presence?.tellAll({ hello: true });
+    void this.#presence?.announce('hello');
     this.#settle();
   }
 
@@ -69,14 +69,11 @@ export class LaneSharing {
     const { signal } = this.#stopping;
     for (let presence: Presence | undefined = first; !signal.aborted; ) {
       if (presence !== undefined) {
-        let here = true;
-        const gone = presence.ended.then(() => {
-          here = false;
-        });
-        while (here && !signal.aborted) {
-          await Promise.race([gone, sleep(clock, pulse, signal)]);
-          if (!here || signal.aborted) break;
-          if (!this.#retired) await presence.pulse();
+        const over = AbortSignal.any([presence.ended, signal]);
+        for (;;) {
+          await sleep(clock, pulse, over);
+          if (over.aborted) break;
+          await presence.pulse();
           this.#settle();
         }
         if (signal.aborted) await presence.leave();
@@ -100,6 +97,7 @@ export class LaneSharing {
     });
     await presence.join(this.#parts.consume.model);
     this.#presence = presence;
+    if (this.#retired) void presence.announce('bye');
     this.#settle();
     return presence;
   }

@@ -48,23 +48,22 @@ export class Presence {
   readonly id = randomUUID();
   readonly #parts: PresenceParts;
   readonly #peers = new Map<string, Peer>();
-  readonly #idOfQueue = new Map<string, string>();
   #channel: Channel | undefined;
   #said = 0;
-  /** Has said bye, and is no member until it says hello. */
-  #quiet = false;
-  /** Whether everybody has been told of us, as far as we know. */
-  #greeted = false;
+  /** Once it is bye, it is no member until it is hello again. */
+  #news: 'hello' | 'bye' = 'hello';
+  /** Whether everybody has been told the news, as far as we know. */
+  #told = false;
   #mouth: { readonly model: ChannelModel; readonly channel: Promise<Channel> } | undefined;
-  /** Resolves when the member's queue is gone. */
-  readonly ended: Promise<void>;
-  readonly #end: () => void;
+  readonly #end = new AbortController();
 
   constructor(parts: PresenceParts) {
     this.#parts = parts;
-    const { promise, resolve } = Promise.withResolvers<void>();
-    this.ended = promise;
-    this.#end = resolve;
+  }
+
+  /** Aborts when the member's queue is gone. */
+  get ended(): AbortSignal {
+    return this.#end.signal;
   }
 
   /** The others, with the lanes they read. */
@@ -78,7 +77,7 @@ export class Presence {
     const channel = await model.createChannel();
     this.#channel = channel;
     channel.on('error', () => {});
-    channel.on('close', this.#end);
+    channel.on('close', () => this.#end.abort());
     const queue = names.member(this.id);
     try {
       await channel.assertQueue(queue, { exclusive: true, autoDelete: true, durable: false });
@@ -88,28 +87,33 @@ export class Presence {
       await closeChannel(channel);
       throw error;
     }
-    await this.tellAll({ hello: true });
+    await this.announce('hello');
   }
 
-  /** Tells everybody what we read. */
-  async tellAll(more: { readonly hello?: boolean; readonly bye?: boolean } = {}): Promise<void> {
+  /** Tells everybody that we are a member, or that we are none any more. Never rejects. */
+  async announce(news: 'hello' | 'bye'): Promise<void> {
+    this.#news = news;
+    this.#told = false;
     const { names, groupKey } = this.#parts;
-    if (more.hello === true) this.#quiet = false;
-    else if (this.#quiet) return;
-    if (more.bye === true) this.#quiet = true;
-    const said = await this.#say(names.members, groupKey, more);
-    if (more.hello === true) this.#greeted = said;
+    const said = await this.#say(names.members, groupKey, { [news]: true });
+    if (this.#news === news) this.#told = said;
   }
 
-  /** Tells each we know of, so that we learn who is gone; and everybody, where that has failed. */
+  /** Tells everybody what we read. Never rejects. */
+  async tellAll(): Promise<void> {
+    const { names, groupKey } = this.#parts;
+    if (this.#news === 'hello') await this.#say(names.members, groupKey, {});
+  }
+
+  /** Tells each we know of, so that we learn who is gone; and everybody the news, where that has failed. */
   async pulse(): Promise<void> {
-    if (!this.#greeted) await this.tellAll({ hello: true });
-    for (const id of [...this.#peers.keys()]) await this.#tell(id);
+    if (!this.#told) await this.announce(this.#news);
+    for (const id of [...this.#peers.keys()]) await this.#tell(id, this.#news === 'bye' ? { bye: true } : {});
   }
 
   /** Says goodbye and is gone. Never rejects. */
   async leave(): Promise<void> {
-    await this.tellAll({ bye: true });
+    if (this.#news !== 'bye' || !this.#told) await this.announce('bye');
     await this.close();
   }
 
@@ -121,15 +125,12 @@ export class Presence {
     if (this.#channel !== undefined) await closeChannel(this.#channel);
   }
 
-  async #tell(id: string, more: { readonly hello?: boolean } = {}): Promise<void> {
-    if (this.#quiet) return;
-    const queue = this.#parts.names.member(id);
-    this.#idOfQueue.set(queue, id);
-    await this.#say('', queue, more);
+  async #tell(id: string, more: Pick<Word, 'hello' | 'bye'> = {}): Promise<void> {
+    if (this.#news === 'hello' || more.bye === true) await this.#say('', this.#parts.names.member(id), more);
   }
 
   /** What cannot be said now is said by the next pulse. A blocked connection would not even answer. */
-  async #say(exchange: string, routingKey: string, more: { hello?: boolean; bye?: boolean }): Promise<boolean> {
+  async #say(exchange: string, routingKey: string, more: Pick<Word, 'hello' | 'bye'>): Promise<boolean> {
     if (this.#parts.publish.blocked !== undefined) return false;
     const word: Word = {
       v: 1,
@@ -155,28 +156,27 @@ export class Presence {
   #openMouth(): Promise<Channel> {
     const { model } = this.#parts.publish;
     if (this.#mouth?.model === model) return this.#mouth.channel;
+    const forget = (): void => {
+      if (this.#mouth?.channel === opening) this.#mouth = undefined;
+    };
     const opening = model.createChannel().then((channel) => {
       channel.on('error', () => {});
       channel.on('close', () => {
-        if (this.#mouth?.channel === opening) this.#mouth = undefined;
+        forget();
         // With it went what the broker had not read yet.
-        this.#greeted = false;
+        this.#told = false;
       });
       channel.on('return', (message) => this.#isGone(message.fields.routingKey));
       return channel;
     });
-    opening.catch(() => {
-      this.#mouth = undefined;
-    });
+    opening.catch(forget);
     this.#mouth = { model, channel: opening };
     return opening;
   }
 
   #isGone(queue: string): void {
-    const id = this.#idOfQueue.get(queue);
-    if (id === undefined) return;
-    this.#idOfQueue.delete(queue);
-    if (this.#peers.delete(id)) this.#parts.changed();
+    const id = [...this.#peers.keys()].find((peer) => this.#parts.names.member(peer) === queue);
+    if (id !== undefined && this.#peers.delete(id)) this.#parts.changed();
   }
 
   #hear(message: Message | null): void {

@@ -176,6 +176,7 @@ export class QueueReader {
     if (this.options.inOrder) {
       const sorted = [...ours, ...this.#emptyBuffer()].sort((a, b) => a.tag - b.tag);
       for (const delivery of sorted) this.#keep(delivery);
+      this.#renewWhenFree(channel);
       this.#host.arrived();
     } else {
       for (const { tag } of ours) this.#returning.push(tag);
@@ -187,7 +188,7 @@ export class QueueReader {
   /** A delivery of ours was settled. */
   settled(delivery: RabbitDelivery): void {
     delivery.from.handed--;
-    if (this.#renewing && delivery.from.handed === 0 && delivery.from === this.#channel) void delivery.from.close();
+    if (delivery.from === this.#channel) this.#renewWhenFree(delivery.from);
   }
 
   /**
@@ -231,6 +232,8 @@ export class QueueReader {
           return;
         }
         ending = { kind: 'closed', error };
+        // It may have been closed in good order before, to open again: nobody knows yet that it cannot.
+        if (!signal.aborted) this.#host.lost(this, ending, 0);
       }
       if (signal.aborted) break;
       if (ending.kind === 'cancelled' || replyCode(ending.error) === reply.notFound) {
@@ -246,12 +249,14 @@ export class QueueReader {
   async #open(model: ChannelModel): Promise<DeliveryChannel> {
     const { origin, queue, inOrder, given } = this.options;
     const arrived = (message: Message): void => {
-      if (this.#wanted === 0) channel.requeue([message.fields.deliveryTag]);
+      // All was let go of, for others. Where only bytes are too many one more is kept: each return of it is counted.
+      const letGo = this.#wanted === 0 && (this.#returnsAll || this.#buffer.size === 0);
+      if (letGo) channel.requeue([message.fields.deliveryTag]);
       else this.#arrive(channel, message);
     };
     const channel: DeliveryChannel = new DeliveryChannel(
       await model.createChannel(),
-      origin.counts ? { queue, single: inOrder || given, arrived } : undefined,
+      origin.counts ? { queue, byConsumer: inOrder || given, arrived } : undefined,
     );
     this.#channel = channel;
     this.#renewing = false;
@@ -330,22 +335,32 @@ export class QueueReader {
   /** In order: opens again as soon as nothing is in hand. */
   #renew(): void {
     this.#renewing = true;
-    if (this.#channel?.handed === 0) void this.#channel.close();
+    if (this.#channel !== undefined) this.#renewWhenFree(this.#channel);
+  }
+
+  #renewWhenFree(channel: DeliveryChannel): void {
+    if (this.#renewing && channel.handed === 0) void channel.close();
   }
 
   /** Brings the consumer to what is wanted, one step after the other. */
   #adjust(): void {
     const channel = this.#channel;
-    if (channel === undefined) return;
-    this.#adjusting ??= this.#step(channel).finally(() => {
+    if (channel === undefined || !this.#isToAdjust(channel)) return;
+    this.#adjusting ??= this.#step(channel).then((done) => {
       this.#adjusting = undefined;
-      if (channel !== this.#channel) this.#adjust();
+      // What is wanted may have changed since its last look.
+      if (done || channel !== this.#channel) this.#adjust();
     });
   }
 
-  async #step(channel: DeliveryChannel): Promise<void> {
+  #isToAdjust(channel: DeliveryChannel): boolean {
+    return channel.alive && (this.#consuming !== this.#wanted || this.#returnsAll);
+  }
+
+  /** @returns false when the channel has ended: then everything goes back by itself */
+  async #step(channel: DeliveryChannel): Promise<boolean> {
     try {
-      while (channel.alive && (this.#consuming !== this.#wanted || this.#returnsAll)) {
+      while (this.#isToAdjust(channel)) {
         if (this.#consuming > 0) await channel.channel.cancel(this.#tag(this.#consumers));
         this.#consuming = 0;
         if (this.#returnsAll) {
@@ -355,8 +370,9 @@ export class QueueReader {
         }
         if (this.#wanted > 0) await this.#consume(channel, this.#wanted);
       }
+      return true;
     } catch {
-      // The channel has ended: everything goes back by itself.
+      return false;
     }
   }
 

@@ -3,10 +3,13 @@ import type { Options } from 'amqplib';
 import type { ConfirmSender, Parcel, Sent } from './confirm-sender.ts';
 import { delayExchange, delayRoute } from './delay.ts';
 import type { DeliveryChannel } from './delivery-channel.ts';
-import { unroutable } from './errors.ts';
+import { reply, replyCode, unroutable } from './errors.ts';
 import { deadLetterCopy, retryCopy } from './message.ts';
 import { addressOf, type BrokerNames, type GroupPlace } from './names.ts';
 import { type QueueReader, RabbitDelivery } from './reader.ts';
+
+/** Where a copy goes. */
+type Destination = 'delay' | 'dead letters' | 'group';
 
 export interface SettlingParts {
   readonly source: Source;
@@ -17,7 +20,7 @@ export interface SettlingParts {
   /** By lane. */
   readonly readers: ReadonlyMap<string, QueueReader>;
   /** A copy found no queue: its destination is gone. */
-  readonly missing: (what: 'delay' | 'dead letters' | 'group') => void;
+  readonly missing: (what: Destination) => void;
   /** Core lets go of what nobody asked for: it is about to close. */
   readonly leaving: () => void;
 }
@@ -77,18 +80,22 @@ export class Settling {
     if (entries.length === 0) return;
     const sent = await this.#parts.copies.send(entries.map((entry) => this.#copyOf(entry)));
     const acks: Entry[] = [];
+    const missing = new Set<Destination>();
     for (let i = 0; i < entries.length; i++) {
       const entry = entries[i] as Entry;
       const result = sent[i] as Sent;
-      if (result.status === 'stored') acks.push(entry);
-      else if (result.status === 'unroutable') {
-        const what = destinationOf(entry.settlement);
-        this.#parts.missing(what);
-        results[entry.at] = unroutable(what);
-      } else {
-        results[entry.at] = result.error;
+      if (result.status === 'stored') {
+        acks.push(entry);
+        continue;
       }
+      const to = destinationOf(entry.settlement);
+      // Only delays have an exchange that can be gone; others fail along when the channel is closed for that.
+      const gone =
+        result.status === 'unroutable' || (to === 'delay' && replyCode(result.error.cause) === reply.notFound);
+      if (gone) missing.add(to);
+      results[entry.at] = result.status === 'unroutable' ? unroutable(to) : result.error;
     }
+    for (const what of missing) this.#parts.missing(what);
     await this.#ack(acks, results);
   }
 
@@ -132,7 +139,7 @@ export class Settling {
   }
 }
 
-function destinationOf(settlement: Settlement): 'delay' | 'dead letters' | 'group' {
+function destinationOf(settlement: Settlement): Destination {
   if (settlement.verb === 'deadLetter') return 'dead letters';
   return settlement.verb === 'giveBack' && settlement.after > 0 ? 'delay' : 'group';
 }
