@@ -17,17 +17,20 @@ export interface GroupView {
   readonly alone: number;
   /** Whether redriven ones may come into the lines of their keys. */
   readonly later: number;
-  /** When the next lease or delay ends, in milliseconds since the epoch; far away where there is none. */
+  /** When the next lease or delay ends, in milliseconds since the epoch; `noneDue` where there is none. */
   readonly due: number;
 }
+
+/** Later than any date. */
+export const noneDue = 9e15;
 
 const view = `
   SELECT g.id, g.topic, g.next, g.epoch, t.ordered, t.log_start, t.log_end,
     EXISTS (SELECT 1 FROM copies WHERE grp = g.id AND state = ${state.ready}) AS ready,
     EXISTS (SELECT 1 FROM copies WHERE grp = g.id AND state = ${state.alone}) AS alone,
     EXISTS (SELECT 1 FROM copies WHERE grp = g.id AND state = ${state.later} AND line <= g.next) AS later,
-    min(ifnull((SELECT min(until) FROM copies WHERE grp = g.id AND until IS NOT NULL), 9e15),
-        ifnull((SELECT min(deliver_at) FROM delayed WHERE topic = g.topic), 9e15)) AS due
+    min(ifnull((SELECT min(until) FROM copies WHERE grp = g.id AND until IS NOT NULL), ${noneDue}),
+        ifnull((SELECT min(deliver_at) FROM delayed WHERE topic = g.topic), ${noneDue})) AS due
   FROM groups g JOIN topics t ON t.id = g.topic WHERE g.id = ?`;
 
 /** `undefined`: the group was removed. */

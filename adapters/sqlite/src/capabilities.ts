@@ -9,7 +9,7 @@ export function capabilitiesOf({ maxMessageBytes, retainFor, retainBytes }: Sett
     lease: { kind: 'delivery', min: 1_000, max: 3_600_000, maxHandling: Number.POSITIVE_INFINITY },
     maxMessageBytes,
     maxDelay: Number.POSITIVE_INFINITY,
-    // The event loop waits while a batch is written, so it is not larger; some are flushed while others are written.
+    // The event loop waits while a batch is written, so it is not larger; what comes during its flush is the next one.
     publish: {
       maxMessages: 1_000,
       maxBytes: Math.max(maxMessageBytes, 4 * 1_024 * 1_024) + 64 * 1_024,

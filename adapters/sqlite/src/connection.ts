@@ -55,14 +55,14 @@ export class SqliteConnection implements Connection {
         return store.database.handle;
       },
     };
-    this.#topology = new Topology(settings.target, context);
+    this.#topology = new Topology(settings.target, { ...context, clock: store.clock });
     this.#makeTopics = context.topology === 'create';
     store.listen({
       interrupted: (error) => context.events.interrupted(error),
       restored: () => context.events.restored(),
       changed() {},
     });
-    this.#upkeep = new Upkeep(store, () => [...this.#temporary].map(({ group }) => group.id));
+    this.#upkeep = new Upkeep(store, () => [...this.#temporary].map(({ group }) => group.id), context.logger);
   }
 
   async describeTopic(name: string): Promise<TopicInfo | undefined> {

@@ -1,4 +1,4 @@
-import { closeSync, existsSync, fdatasync, openSync, realpathSync, statSync } from 'node:fs';
+import { closeSync, existsSync, fdatasync, fstatSync, openSync, realpathSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { DatabaseSync, type StatementSync } from 'node:sqlite';
 import { pathToFileURL } from 'node:url';
@@ -58,6 +58,17 @@ export class Database {
     }
   }
 
+  /** Puts all that is in the write-ahead log into the database, so that the log begins anew. */
+  emptyLog(): void {
+    const row = this.get<{ busy: number }>('PRAGMA wal_checkpoint(RESTART)');
+    if (row?.busy !== 0) throw new FlushError('the write-ahead log cannot be renewed while another program reads');
+  }
+
+  /** Bytes of the write-ahead log. */
+  get logSize(): number {
+    return fstatSync(this.#log).size;
+  }
+
   /** Whether the path still leads to this file. */
   get inPlace(): boolean {
     return this.#identity !== undefined && identityOf(this.#path) === this.#identity;
@@ -105,10 +116,14 @@ export class Database {
   }
 }
 
-/** Another file at the same path has another one. `undefined` where there is none. */
+/** Another file at the same path has another one. `undefined` where there is none, or none that can be reached. */
 function identityOf(path: string): string | undefined {
-  const stat = statSync(path, { throwIfNoEntry: false });
-  return stat && `${stat.dev}:${stat.ino}`;
+  try {
+    const { dev, ino } = statSync(path);
+    return `${dev}:${ino}`;
+  } catch {
+    return undefined;
+  }
 }
 
 /**
@@ -119,15 +134,15 @@ function identityOf(path: string): string | undefined {
  */
 export function openDatabase(settings: Settings, make: boolean): Database {
   const { path, target, synchronous } = settings;
-  const there = statSync(path, { throwIfNoEntry: false });
-  if (there?.isDirectory()) throw wrongFile(target, 'it is a folder; give the path of a file');
-  if (there === undefined && !make) throw noFile(target);
-  const folder = dirname(path);
-  if (!existsSync(folder)) throw wrongFile(target, `there is no folder ${folder}; make it first`);
-  const url = pathToFileURL(path);
-  url.searchParams.set('mode', make ? 'rwc' : 'rw');
   let handle: DatabaseSync | undefined;
   try {
+    const there = statSync(path, { throwIfNoEntry: false });
+    if (there?.isDirectory()) throw wrongFile(target, 'it is a folder; give the path of a file');
+    if (there === undefined && !make) throw noFile(target);
+    const folder = dirname(path);
+    if (!existsSync(folder)) throw wrongFile(target, `there is no folder ${folder}; make it first`);
+    const url = pathToFileURL(path);
+    url.searchParams.set('mode', make ? 'rwc' : 'rw');
     handle = new DatabaseSync(url, { timeout: busyWait });
     // Can only be chosen while the file is empty: lets it shrink again.
     if (isEmpty(handle)) handle.exec('PRAGMA auto_vacuum = INCREMENTAL');
@@ -149,10 +164,11 @@ export function openDatabase(settings: Settings, make: boolean): Database {
   }
 }
 
-/** Why a file is none of ours. */
+/** Why a file is none of ours. Asked in this order, because another process may be making it ours at this moment. */
 function refuse(handle: DatabaseSync, target: string): Error | undefined {
+  const empty = isEmpty(handle);
   const id = pragma(handle, 'application_id');
-  if (id === applicationId || (id === 0 && isEmpty(handle))) return undefined;
+  if (id === applicationId || (id === 0 && empty)) return undefined;
   return wrongFile(target, "it is another program's database; give a file of its own");
 }
 

@@ -34,7 +34,11 @@ export function isOutage(error: unknown): boolean {
 
 /** Whether an open file is as good as before once this is over. After the others it has to be opened again. */
 export function leavesFileOpen(error: unknown): boolean {
-  return isBusy(error) || resultCode(error) === result.full;
+  return isBusy(error) || isFull(error);
+}
+
+export function isFull(error: unknown): boolean {
+  return resultCode(error) === result.full;
 }
 
 /** Somebody else writes at the moment. */
@@ -46,9 +50,20 @@ export function isBusy(error: unknown): boolean {
 /** What was committed could not be flushed: whether it outlives a power cut nobody knows. */
 export class FlushError extends Error {}
 
+/** Whether the disk was asked to flush, and failed. */
+export function leavesGap(error: unknown): boolean {
+  return error instanceof FlushError && error.cause !== undefined;
+}
+
 /** Whether a write that failed so may be on the disk all the same. */
 export function isUnclear(error: unknown): boolean {
   return resultCode(error) === result.io || error instanceof FlushError;
+}
+
+/** For what was not begun because of a failure: of that nothing is unclear, whatever the failure was. */
+export function notBegun(failure: ConnectionError): ConnectionError {
+  const { message, retryable } = failure;
+  return new ConnectionError(message, { adapter: adapterName, cause: failure, retryable });
 }
 
 /** What stopped us from using the file, in words that say what to do (LIFE-04). */
@@ -92,7 +107,7 @@ export function noFile(target: string): ConnectionError {
 
 export function fileGone(target: string): ConnectionError {
   return new ConnectionError(
-    `cannot use ${target}: the file was moved, deleted or replaced under this process; put it back`,
+    `cannot use ${target}: the file was moved, deleted or replaced under this process, or its folder may not be entered any more; put it back`,
     { adapter: adapterName },
   );
 }

@@ -59,21 +59,27 @@ export function appendLater(database: Database, topic: number, message: Outgoing
   database.run(insertDelayed, topic, Math.ceil(at), ...contentValues(message));
 }
 
-/** Delayed publishes that are moved into the log at once, at most. */
+/** Delayed publishes that are moved into the log at once, at most, and bytes of them: the event loop waits. */
 const dueAtOnce = 500;
+const dueBytesAtOnce = 2 * 1_024 * 1_024;
 
 const dueDelayed = `SELECT number, length(body) AS size FROM delayed
   WHERE topic = ? AND deliver_at <= ? ORDER BY deliver_at, number LIMIT ${dueAtOnce}`;
 const moveDelayed = `INSERT INTO messages (place, stored_at, ${contentColumns})
   SELECT ${place('?', '?')}, ?, ${contentColumns} FROM delayed WHERE number = ?`;
 
-/** Moves what is due into the log, the earliest first. Returns how many. */
+/** Moves what is due into the log, the earliest first, as far as it is done at once. Returns how many. */
 export function deliverDue(database: Database, topicId: number, now: number): number {
   const due = database.all<{ number: number; size: number }>(dueDelayed, topicId, now);
   if (due.length === 0) return 0;
   const topic = database.get<TopicRow>('SELECT * FROM topics WHERE id = ?', topicId);
   if (topic === undefined) return 0;
+  let moved = 0;
+  let bytes = 0;
   for (const { number, size } of due) {
+    if (bytes >= dueBytesAtOnce) break;
+    moved++;
+    bytes += size;
     topic.stored_at = Math.max(topic.stored_at, now);
     topic.bytes += size;
     database.run(moveDelayed, topic.id, topic.log_end++, topic.stored_at, number);
@@ -81,7 +87,7 @@ export function deliverDue(database: Database, topicId: number, now: number): nu
   }
   saveTopic(database, topic);
   database.touched.add(topicId);
-  return due.length;
+  return moved;
 }
 
 /** @throws ConfigError for a position that the log does not keep */

@@ -27,7 +27,7 @@ export function contentValues(message: OutgoingMessage): Value[] {
     message.type ?? null,
     message.contentType,
     any ? JSON.stringify(headers) : null,
-    message.publishedAt,
+    Math.floor(message.publishedAt),
     message.expiresAt === undefined ? null : Math.floor(message.expiresAt),
     message.body,
   ];

@@ -11,7 +11,7 @@ import {
   type Source,
   type WaybillError,
 } from '@waybill/core/adapter';
-import { type CopyRow, type Taken, take, takeAlone, viewGroup, type Wish } from './backlog.ts';
+import { type CopyRow, noneDue, type Taken, take, takeAlone, viewGroup, type Wish } from './backlog.ts';
 import type { Database } from './database.ts';
 import { adapterName } from './errors.ts';
 import { contentOf } from './message.ts';
@@ -33,6 +33,9 @@ export interface SqliteMessage {
 
 /** Bodies that are handed out at once, at most: they are read while the event loop waits. */
 const bytesAtOnce = 8 * 1_024 * 1_024;
+
+/** Milliseconds: timers sleep with the machine and know of no jump of its clock, so what is due is looked at again. */
+const longestWait = 30_000;
 
 export interface ReceiverOptions {
   readonly store: Store;
@@ -101,7 +104,7 @@ export class SqliteReceiver implements Receiver {
       }
       this.#noticeSeek(view.epoch);
       if (view.ready === 0 && view.later === 0 && view.next >= view.log_end && view.due > now) {
-        await this.#wait(view.due - now, finish);
+        await this.#wait(view.due === noneDue ? noneDue : Math.min(view.due - now, longestWait), finish);
         continue;
       }
       const deliveries = await this.#take(max, take);

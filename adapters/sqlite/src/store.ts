@@ -1,6 +1,24 @@
-import { type AdapterContext, backOff, type ConnectionError, sleep, type Timer } from '@waybill/core/adapter';
+import {
+  type AdapterContext,
+  backOff,
+  type Clock,
+  type ConnectionError,
+  sleep,
+  type Timer,
+} from '@waybill/core/adapter';
 import { type Database, openDatabase } from './database.ts';
-import { closedFile, fileFailure, fileGone, isBusy, isOutage, isSqliteError, leavesFileOpen } from './errors.ts';
+import {
+  closedFile,
+  fileFailure,
+  fileGone,
+  isBusy,
+  isFull,
+  isOutage,
+  isSqliteError,
+  leavesFileOpen,
+  leavesGap,
+  notBegun,
+} from './errors.ts';
 import type { Settings } from './options.ts';
 import { Wake } from './wake.ts';
 
@@ -37,6 +55,8 @@ const longestTransaction = 12;
 /** Between two tries for the write lock. */
 const busyBackOff = { initial: 2, max: 25 };
 const reopenBackOff = { initial: 50, max: 2_000 };
+/** The same, where others are in the way: among many writers a try that comes every two seconds may never get through. */
+const lockedOutBackOff = { initial: 5, max: 100 };
 
 /**
  * The file, as one connection of the bus has it. Writes are queued, and all that are there go into one transaction; so
@@ -45,7 +65,7 @@ const reopenBackOff = { initial: 50, max: 2_000 };
  */
 export class Store {
   readonly settings: Settings;
-  readonly clock: AdapterContext['clock'];
+  readonly clock: Clock;
   /** Counts what was written, by anybody, as far as we know: who saw nothing at a count need not look again. */
   changes = 0;
   readonly #database: { current: Database };
@@ -56,6 +76,8 @@ export class Store {
   /** Calls to be made once all that is committed is on the disk. */
   #unflushed: Flushed[] = [];
   #flushing: Promise<void> | undefined;
+  /** Whether the write-ahead log may have a gap. */
+  #torn = false;
   #scheduled = false;
   #waitingForLock: Timer | undefined;
   /** When the first try for the lock failed, in monotonic milliseconds. */
@@ -69,10 +91,10 @@ export class Store {
   /** @throws ConnectionError */
   constructor(settings: Settings, context: Pick<AdapterContext, 'clock' | 'topology'>) {
     this.settings = settings;
-    this.clock = context.clock;
+    this.clock = inWholeMilliseconds(context.clock);
     this.#database = { current: openDatabase(settings, context.topology === 'create') };
     try {
-      this.#wake = new Wake(settings, context.clock, {
+      this.#wake = new Wake(settings, this.clock, {
         version: () => this.#database.current.version(),
         look: () => this.#checkPlace(),
         changed: () => this.#changed(undefined),
@@ -134,7 +156,7 @@ export class Store {
   }
 
   #enqueue<T>(work: Work<T>, lasting: boolean): Promise<T> {
-    if (this.#problem !== undefined) return Promise.reject(this.#problem);
+    if (this.#problem !== undefined) return Promise.reject(notBegun(this.#problem));
     return new Promise<T>((resolve, reject) => {
       this.#queue.push({ work, lasting, resolve: resolve as (value: unknown) => void, reject });
       this.#schedule();
@@ -212,13 +234,15 @@ export class Store {
   #flush(): void {
     const database = this.#unflushed[0]?.database;
     if (this.#flushing !== undefined || database === undefined) return;
-    // The file may have been opened again in between.
-    const committed = this.#unflushed.filter((one) => one.database === database);
-    this.#unflushed = this.#unflushed.filter((one) => one.database !== database);
+    const committed = this.#takeUnflushed(database);
     const failed = (cause: unknown): void => {
       const error = fileFailure(cause, this.settings.target);
-      for (const one of committed) one.failed(error);
-      if (database === this.#database.current) this.#away(error);
+      // The system tells of a failure once. What was committed meanwhile may be behind the gap, or in it, and a flush
+      // of its own would succeed all the same.
+      for (const one of [...committed, ...this.#takeUnflushed(database)]) one.failed(error);
+      if (!leavesGap(cause)) return;
+      this.#torn = true;
+      this.#away(error);
     };
     this.#flushing = database
       .flush()
@@ -229,6 +253,13 @@ export class Store {
         this.#flushing = undefined;
         this.#flush();
       });
+  }
+
+  /** The file may have been opened again in between, so not all need be of the same one. */
+  #takeUnflushed(database: Database): readonly Flushed[] {
+    const taken = this.#unflushed.filter((one) => one.database === database);
+    this.#unflushed = this.#unflushed.filter((one) => one.database !== database);
+    return taken;
   }
 
   #failure(error: unknown): unknown {
@@ -283,7 +314,7 @@ export class Store {
     this.#outages++;
     const queue = this.#queue;
     this.#queue = [];
-    for (const one of queue) one.reject(error);
+    for (const one of queue) one.reject(notBegun(error));
     for (const listener of this.#listeners) listener.interrupted(error);
     this.#reopening = this.#reopen().finally(() => {
       this.#reopening = undefined;
@@ -296,7 +327,8 @@ export class Store {
     let replaced = false;
     let reopen = !leavesFileOpen(this.#problem?.cause);
     for (let tries = this.#outages; !signal.aborted; tries++) {
-      await sleep(clock, backOff(tries, reopenBackOff), signal);
+      const locked = isBusy(this.#problem?.cause);
+      await sleep(clock, backOff(tries, locked ? lockedOutBackOff : reopenBackOff), signal);
       if (signal.aborted) return;
       const before = this.#database.current;
       try {
@@ -307,6 +339,10 @@ export class Store {
           reopen = false;
           before.close();
         }
+        // What is written behind a gap in the log is lost with a power cut, flushed or not.
+        if (this.#torn) this.#database.current.emptyLog();
+        this.#torn = false;
+        if (isFull(this.#problem?.cause)) makeRoom(this.#database.current);
         probe(this.#database.current);
         this.#wake.reopened();
         this.#problem = undefined;
@@ -321,6 +357,15 @@ export class Store {
       }
     }
   }
+}
+
+/** Times in the file are whole numbers, whatever a clock counts. */
+function inWholeMilliseconds(clock: Clock): Clock {
+  return {
+    now: () => Math.floor(clock.now()),
+    monotonic: () => clock.monotonic(),
+    setTimeout: (run, ms) => clock.setTimeout(run, ms),
+  };
 }
 
 /** Runs one piece so that it can be undone alone. */
@@ -343,6 +388,15 @@ function undo(database: Database): void {
     if (database.handle.isTransaction) database.run('ROLLBACK');
   } catch {
     // What could not be undone is not committed either; the file is opened again.
+  }
+}
+
+/** What fills the disk may be the log itself: one that an endless transaction has kept from beginning anew. */
+function makeRoom(database: Database): void {
+  try {
+    database.emptyLog();
+  } catch {
+    // Then others have to; the next write tells.
   }
 }
 

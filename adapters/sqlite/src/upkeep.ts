@@ -1,4 +1,4 @@
-import type { Timer } from '@waybill/core/adapter';
+import type { Logger, Timer } from '@waybill/core/adapter';
 import type { Database } from './database.ts';
 import { place, position } from './schema.ts';
 import type { Store } from './store.ts';
@@ -12,8 +12,12 @@ export const upkeepPulse = 10_000;
 const rowsAtOnce = 500;
 /** Messages before a log's start that are looked at in one step. */
 const windowSize = 1_000;
+/** Bytes of bodies that one transaction trims, at most. */
+const bytesAtOnce = 8 * 1_024 * 1_024;
 /** Milliseconds for which whoever began a round has it to himself. */
 const roundLease = 2_000;
+/** Bytes of a write-ahead log that does not come to its end: SQLite begins it anew at 4 MiB where it can. */
+const longLog = 256 * 1_024 * 1_024;
 
 /**
  * What has to be done now and then, by whoever has the file open, one at a time: groups of broadcasts whose process
@@ -23,46 +27,88 @@ export class Upkeep {
   readonly #store: Store;
   /** Groups of this connection's broadcasts. */
   readonly #temporary: () => readonly number[];
+  readonly #logger: Logger;
   #timer: Timer | undefined;
   #closed = false;
   /** What the store had counted in the last round that found nothing to do. */
   #quietAt = -1;
-  #round: Promise<void> = Promise.resolve();
+  #lastPulse: number;
+  #renewal: Promise<void> | undefined;
+  #round: Promise<void> | undefined;
+  /** Bytes of the write-ahead log from which on it is worth a warning. */
+  #longLog = longLog;
 
-  constructor(store: Store, temporary: () => readonly number[]) {
+  constructor(store: Store, temporary: () => readonly number[], logger: Logger) {
     this.#store = store;
     this.#temporary = temporary;
+    this.#logger = logger;
+    this.#lastPulse = store.clock.now();
     this.#arm();
   }
 
   async close(): Promise<void> {
     this.#closed = true;
     this.#timer?.cancel();
-    await this.#round;
+    await Promise.all([this.#renewal, this.#round]);
   }
 
   #arm(): void {
     this.#timer = this.#store.clock.setTimeout(() => {
-      // Whatever fails is tried again in the next round.
-      this.#round = this.#run()
-        .catch(() => {})
-        .then(() => {
-          if (!this.#closed) this.#arm();
-        });
+      this.#arm();
+      this.#pulse();
     }, upkeepPulse);
   }
 
-  async #run(): Promise<void> {
-    const store = this.#store;
+  /** A round may take longer than a pulse; broadcasts are renewed beside it. */
+  #pulse(): void {
+    const now = this.#store.clock.now();
+    // After a jump of the clock, or a sleep of the machine, all have expired and nobody has had time to renew.
+    const asleep = Math.abs(now - this.#lastPulse) > 2 * upkeepPulse;
+    this.#lastPulse = now;
     const groups = this.#temporary();
-    if (groups.length > 0) await store.writeLoosely((database) => renewTemporary(database, groups, store.clock.now()));
+    if (groups.length > 0) {
+      this.#renewal = this.#trying(
+        this.#store.writeLoosely((database) => renewTemporary(database, groups, this.#store.clock.now())),
+      );
+    }
+    this.#round ??= this.#trying(this.#run(asleep)).finally(() => {
+      this.#round = undefined;
+    });
+  }
+
+  /** Whatever fails is tried again with the next pulse; that the file is away others tell. */
+  async #trying(work: Promise<unknown>): Promise<void> {
+    try {
+      await work;
+    } catch (error) {
+      if (this.#store.problem === undefined) {
+        this.#logger.warn(`${this.#store.settings.target}: upkeep failed, tried again`, { error });
+      }
+    }
+  }
+
+  #watchLog(): void {
+    const size = this.#store.database.logSize;
+    if (size < longLog) this.#longLog = longLog;
+    if (size < this.#longLog) return;
+    this.#longLog = 2 * size;
+    this.#logger.warn(
+      `${this.#store.settings.target}: the write-ahead log has grown to ${size} bytes; it cannot begin anew while a program keeps a transaction open, so look for one that does`,
+    );
+  }
+
+  async #run(asleep: boolean): Promise<void> {
+    this.#watchLog();
+    const store = this.#store;
     const { changes } = store;
     const now = store.clock.now();
     if (!store.read((database) => isDue(database, now, changes !== this.#quietAt))) return;
     if (!(await store.writeLoosely((database) => claimRound(database, now)))) return;
-    await store.writeLoosely((database) =>
-      database.run('DELETE FROM groups WHERE expires_at IS NOT NULL AND expires_at <= ?', now),
-    );
+    if (!asleep) {
+      await store.writeLoosely((database) =>
+        database.run('DELETE FROM groups WHERE expires_at IS NOT NULL AND expires_at <= ?', now),
+      );
+    }
     await this.#repeat((database) => sweepRemoved(database));
     const topics = store.read((database) => database.all<{ id: number }>('SELECT id FROM topics'));
     for (const { id } of topics) await this.#tend(id);
@@ -120,7 +166,7 @@ function claimRound(database: Database, now: number): boolean {
   const claimed = database.run(
     `INSERT INTO meta (name, value) VALUES ('upkeep', ?1)
      ON CONFLICT DO UPDATE SET value = ?1 WHERE value <= ?1 - ${roundLease} OR value > ?1`,
-    Math.floor(now),
+    now,
   );
   return claimed === 1;
 }
@@ -199,8 +245,15 @@ function trim(database: Database, topic: number, { before, bytes }: Limits): boo
   const rows = database.all<{ position: number; stored_at: number; size: number }>(oldest, topic, start, floor);
   let left = found.bytes;
   let to = rows.length === 0 ? floor : start;
+  let more = rows.length === rowsAtOnce;
+  let dropped = 0;
   for (const row of rows) {
-    if (row.stored_at >= before && left <= bytes) break;
+    const old = row.stored_at < before || left > bytes;
+    if (!old || dropped >= bytesAtOnce) {
+      more = old;
+      break;
+    }
+    dropped += row.size;
     left -= row.size;
     to = row.position + 1;
   }
@@ -209,7 +262,7 @@ function trim(database: Database, topic: number, { before, bytes }: Limits): boo
   // Strangers delete rows and count nothing: an empty log is where the count is right again.
   const bytesLeft = to === found.log_end ? 0 : Math.max(0, left);
   database.run('UPDATE topics SET log_start = ?, bytes = ? WHERE id = ?', to, bytesLeft, topic);
-  return rows.length === rowsAtOnce && to === (rows.at(-1)?.position ?? 0) + 1;
+  return more;
 }
 
 const beforeLog = `SELECT ${position('m.place')} AS position,

@@ -1,6 +1,19 @@
 import { execFileSync, fork } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, renameSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { setTimeout as wait } from 'node:timers/promises';
@@ -8,7 +21,7 @@ import { type Bus, connect } from '@waybill/core';
 import { expect, onTestFinished, test } from 'vitest';
 import { sqlite } from '../src/index.ts';
 import type { SqliteOptions } from '../src/options.ts';
-import { folder } from './rig.ts';
+import { folder, openRig } from './rig.ts';
 
 async function open(path: string, options: Partial<SqliteOptions> = {}): Promise<Bus> {
   const bus = await connect(sqlite({ path, ...options }), { logger: false, connectTimeout: 5_000 });
@@ -99,6 +112,73 @@ test('a file that is moved away is not written to, nor made anew, and is used ag
   const rows = bus.native('sqlite').database.prepare('SELECT count(*) AS count FROM log').get();
   expect(rows).toEqual({ count: 2 });
 });
+
+test('a path that leads nowhere any more is an outage like any other', async () => {
+  const root = folder();
+  const [data, link] = [join(root, 'data'), join(root, 'link')];
+  mkdirSync(data);
+  symlinkSync(data, link);
+  const bus = await open(join(link, 'orders.db'), { pollInterval: '20ms' });
+  await bus.publish('t', 1);
+  rmSync(link);
+  symlinkSync(link, link); // asking for it fails, instead of saying that there is none
+  await until(async () => (await bus.health()).status !== 'up');
+  expect((await bus.health()).reason).toContain('put it back');
+  const publish = bus.publish('t', 2);
+  rmSync(link);
+  symlinkSync(data, link);
+  await publish;
+  expect((await bus.health()).status).toBe('up');
+});
+
+test('a path that cannot be asked for is told as such (LIFE-04)', async () => {
+  const path = join(folder(), 'loop');
+  symlinkSync(path, path);
+  const rig = openRig(join(path, 'orders.db'));
+  await expect(rig).rejects.toMatchObject({ code: 'CONNECTION', message: expect.stringContaining('ELOOP') });
+});
+
+test.runIf(existsSync('/proc/self/fd'))(
+  'a flush that fails confirms nothing, and ends the log it was for',
+  async () => {
+    const path = join(folder(), 'orders.db');
+    const rig = await openRig(path, { synchronous: 'full' });
+    const outcome = async (body: string): Promise<unknown> => {
+      const [result] = await rig.publish(body);
+      return result?.status === 'failed' ? result.outcome : result?.status;
+    };
+    expect(await outcome('a')).toBe('stored');
+    // Each new log has other salts in its header.
+    const salts = (): string => readFileSync(`${path}-wal`).toString('hex', 16, 24);
+    const before = salts();
+    // The newest descriptor is the one that is flushed; in its place comes a device, which cannot be.
+    const descriptor = descriptorsOf(`${realpathSync(path)}-wal`).at(-1) ?? -1;
+    closeSync(descriptor);
+    expect(openSync('/dev/null', 'r')).toBe(descriptor);
+    expect(await outcome('b')).toBe('unknown');
+    expect(await outcome('c')).toBe('not-sent');
+    await expect(rig.connection.ping()).rejects.toThrow('the disk failed');
+    await rig.clock.advance(5_000);
+    expect(await outcome('d')).toBe('stored');
+    expect(salts()).not.toBe(before);
+    await rig.connection.close();
+  },
+);
+
+/** This process's open descriptors of a file, the newest last. */
+function descriptorsOf(path: string): number[] {
+  const leadsThere = (name: string): boolean => {
+    try {
+      return readlinkSync(`/proc/self/fd/${name}`) === path;
+    } catch {
+      return false; // closed meanwhile
+    }
+  };
+  return readdirSync('/proc/self/fd')
+    .filter(leadsThere)
+    .map(Number)
+    .sort((a, b) => a - b);
+}
 
 test('members are woken by the commits of other processes', { timeout: 60_000 }, async () => {
   const path = join(folder(), 'orders.db');

@@ -284,6 +284,7 @@ function closedDoors(disk: Disk): readonly ClosedDoor[] {
   make('other.db', 'CREATE TABLE customers (name TEXT)').close();
   make('newer.db', 'PRAGMA user_version = 99; PRAGMA application_id = 0x5759424c; CREATE TABLE t (x)').close();
   disk.keepLocked(make('locked.db', 'BEGIN EXCLUSIVE'));
+  symlinkSync(at('loop.db'), at('loop.db'));
   return [
     door('a folder that does not exist', join('nowhere', 'orders.db'), /no folder/),
     door('a folder instead of a file', '', /is a folder/),
@@ -291,6 +292,7 @@ function closedDoors(disk: Disk): readonly ClosedDoor[] {
     door("another program's database", 'other.db', /another program/),
     door('a file of a newer version', 'newer.db', /newer @waybill\/sqlite/),
     door('a file that another program has locked', 'locked.db', /locked/, false),
+    door('a link that leads to itself', 'loop.db', /ELOOP/, false),
   ].map((one) => (one.target === `sqlite:${folder}/` ? { ...one, names: folder } : one));
 }
 
