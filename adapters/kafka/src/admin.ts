@@ -12,6 +12,7 @@ import {
   readDeadLetterHeaders,
   type SettleResult,
   sleep,
+  type WaybillError,
   wireHeaders,
 } from '@waybill/core/adapter';
 import { divide, encodeSubscription, PROTOCOL } from './assignment.ts';
@@ -24,7 +25,7 @@ import {
   KafkaFailure,
   type TopicPartition,
 } from './driver.ts';
-import { adapter, asFailure, settleError, toWaybillError } from './errors.ts';
+import { adapter, asFailure, toWaybillError } from './errors.ts';
 import { laneOfPartition } from './partition-log.ts';
 import type { Publisher, Send } from './publisher.ts';
 import { copyRecord, deadLetterKey, headerText, kafkaHeaders, readDestination, readRecord } from './records.ts';
@@ -53,14 +54,15 @@ export class DeadLetterReader implements DeadLetterScan {
   readonly #options: AdminOptions;
   readonly #group: GroupRef;
   readonly #log: LogScan | undefined;
-  readonly #struck: ReadonlySet<string>;
+  /** Entries that were struck out or have been shown: one whose write was repeated may stand there twice. */
+  readonly #passed: Set<string>;
   #ready: FetchedRecord[] = [];
 
-  private constructor(options: AdminOptions, group: GroupRef, log: LogScan | undefined, struck: ReadonlySet<string>) {
+  private constructor(options: AdminOptions, group: GroupRef, log: LogScan | undefined, struck: Set<string>) {
     this.#options = options;
     this.#group = group;
     this.#log = log;
-    this.#struck = struck;
+    this.#passed = struck;
   }
 
   static async open(options: AdminOptions, group: GroupRef): Promise<DeadLetterReader> {
@@ -78,7 +80,10 @@ export class DeadLetterReader implements DeadLetterScan {
       }
       const taken = this.#ready.splice(0, max - found.length);
       for (const record of taken) {
-        if (record.value !== null && !this.#struck.has(entryOf(record))) found.push(readEntry(record));
+        const entry = entryOf(record);
+        if (record.value === null || this.#passed.has(entry)) continue;
+        this.#passed.add(entry);
+        found.push(readEntry(record));
       }
     }
     if (found.length === 0) this.#log?.close();
@@ -126,7 +131,7 @@ export class DeadLetterReader implements DeadLetterScan {
     // A copy that is stored whose entry could not be struck is redriven: at least once.
     let at = 0;
     return sent.map((result) =>
-      result instanceof KafkaFailure ? settleError(result) : (struck[at++] as SettleResult),
+      result instanceof KafkaFailure ? this.#notDone(result) : (struck[at++] as SettleResult),
     );
   }
 
@@ -145,7 +150,11 @@ export class DeadLetterReader implements DeadLetterScan {
         return { topic, partition: 0, record: { key, value: null, headers: {}, timestamp } };
       }),
     );
-    return sent.map((result) => (result instanceof KafkaFailure ? settleError(result) : 'applied'));
+    return sent.map((result) => (result instanceof KafkaFailure ? this.#notDone(result) : 'applied'));
+  }
+
+  #notDone(failure: KafkaFailure): WaybillError {
+    return toWaybillError(failure, `dead letters of group "${this.#group.name}"`, this.#options.target);
   }
 
   async close(): Promise<void> {
@@ -166,7 +175,7 @@ function readEntry(record: FetchedRecord): Entry {
 async function survey(
   options: AdminOptions,
   group: GroupRef,
-): Promise<{ struck: ReadonlySet<string>; count: number; log: LogScan | undefined }> {
+): Promise<{ struck: Set<string>; count: number; log: LogScan | undefined }> {
   const { driver, names, target } = options;
   const topic = names.deadLetter(group.topic.name, group.name);
   const struck = new Set<string>();
@@ -202,20 +211,22 @@ export async function countDeadLetters(options: AdminOptions, group: GroupRef): 
 }
 
 /**
- * A group that was made has a place, or at least its retries, which outlive a lost place.
+ * A group that was made has a place, or at least its retries, which outlive a lost place. Returns the partitions of its
+ * topic and of its retries.
  *
  * @throws ConfigError for one that does not exist
  */
-async function requireGroup({ driver, names, target }: AdminOptions, { topic, name }: GroupRef): Promise<void> {
+async function requireGroup(options: AdminOptions, { topic, name }: GroupRef): Promise<readonly TopicPartition[]> {
+  const { driver, names, target } = options;
   const what = `group "${name}" of topic "${topic.name}"`;
   const retry = names.retry(topic.name, name);
   try {
     const partitions = await partitionsOf(driver, [names.topic(topic.name), retry]);
-    if (partitions.some((one) => one.topic === retry)) return;
+    if (partitions.some((one) => one.topic === retry)) return partitions;
     const places = await driver.committed(names.group(topic.name, name), partitions);
     const failure = places.find((place) => place instanceof KafkaFailure);
     if (failure !== undefined) throw failure;
-    if (places.some((place) => place !== undefined)) return;
+    if (places.some((place) => place !== undefined)) return partitions;
   } catch (error) {
     throw toWaybillError(error, what, target);
   }
@@ -285,11 +296,10 @@ class LogScan {
 export async function readLag(options: AdminOptions, group: GroupRef, inFlight: number, members: number): Promise<Lag> {
   const { driver, names, target } = options;
   const { topic, name } = group;
-  await requireGroup(options, group);
+  const partitions = await requireGroup(options, group);
   try {
     const source = names.topic(topic.name);
     const retry = names.retry(topic.name, name);
-    const partitions = await partitionsOf(driver, [source, retry]);
     const left = await countUndone(driver, names.group(topic.name, name), partitions);
     const delayed = await countDelayed(driver, names, new Set([source, retry]));
     const { members: all } = await driver.describeGroup(names.group(topic.name, name));

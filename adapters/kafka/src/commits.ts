@@ -3,9 +3,9 @@
  * for one or two round trips however many others there are. A commit is repeated until the broker has it or the
  * partition is not ours any more.
  */
-import { backOff, type Clock, type Logger, type SettleResult, sleep } from '@waybill/core/adapter';
-import type { Driver, KafkaFailure, MemberRef } from './driver.ts';
-import { asFailure, isPassing, settleError, unconfirmed } from './errors.ts';
+import { backOff, type Clock, type Logger, sleep } from '@waybill/core/adapter';
+import { type Driver, KafkaFailure, type MemberRef } from './driver.ts';
+import { asFailure, isPassing } from './errors.ts';
 import type { PartitionLog } from './partition-log.ts';
 
 export interface CommitterOptions {
@@ -21,14 +21,17 @@ export interface CommitterOptions {
   readonly logger: Logger;
 }
 
+/** `lost`: the partition is not ours any more. A failure: not confirmed, but it may be in the end. */
+export type CommitResult = 'applied' | 'lost' | KafkaFailure;
+
 interface Waiting {
-  readonly done: Promise<SettleResult>;
-  readonly settle: (result: SettleResult) => void;
+  readonly done: Promise<CommitResult>;
+  readonly settle: (result: CommitResult) => void;
   readonly since: number;
 }
 
 /** Between two memberships. */
-const notNow = 'not-now';
+const notNow = new KafkaFailure('REBALANCE_IN_PROGRESS', 'the member is joining its group again', { sent: false });
 
 const backOffs = { initial: 20, max: 1_000 };
 
@@ -43,14 +46,11 @@ export class Committer {
   }
 
   /** Resolves when a commit of this log's present position is confirmed. */
-  commit(log: PartitionLog): Promise<SettleResult> {
+  commit(log: PartitionLog): Promise<CommitResult> {
     if (!log.alive) return Promise.resolve('lost');
     let waiting = this.#waiting.get(log);
     if (waiting === undefined) {
-      let settle: (result: SettleResult) => void = () => {};
-      const done = new Promise<SettleResult>((resolve) => {
-        settle = resolve;
-      });
+      const { promise: done, resolve: settle } = Promise.withResolvers<CommitResult>();
       waiting = { done, settle, since: this.#options.clock.monotonic() };
       this.#waiting.set(log, waiting);
     }
@@ -61,7 +61,8 @@ export class Committer {
   /** Whoever still waits is told that the outcome is unknown. */
   close(): void {
     this.#closed = true;
-    for (const { settle } of this.#waiting.values()) settle(unconfirmed('it is being closed'));
+    const closed = new KafkaFailure('CLOSED', 'the reader was closed before its commit was confirmed', { sent: true });
+    for (const { settle } of this.#waiting.values()) settle(closed);
     this.#waiting.clear();
   }
 
@@ -93,7 +94,7 @@ export class Committer {
     const me = member();
     if (logs.length === 0) return true;
     const told = logs.map(({ changes, tracker }) => ({ changes, position: tracker.position }));
-    let results: readonly (KafkaFailure | typeof notNow | undefined)[];
+    let results: readonly (KafkaFailure | undefined)[];
     try {
       results =
         me === undefined
@@ -120,24 +121,24 @@ export class Committer {
         waiting.settle('applied');
       } else if (!log.alive) {
         waiting.settle('lost');
-      } else if (failure === notNow || isPassing(failure)) {
-        if (failure !== notNow && failure.code === 'UNKNOWN_MEMBER_ID') fenced();
+      } else if (isPassing(failure)) {
+        if (failure.code === 'UNKNOWN_MEMBER_ID') fenced();
         this.#again(log, waiting, failure);
         complete = false;
       } else {
         this.#options.logger.error(
           `kafka: group "${group}" cannot commit partition ${log.partition} of "${log.topic}": ${failure.message}`,
         );
-        waiting.settle(settleError(failure));
+        waiting.settle(failure);
       }
     }
     return complete;
   }
 
-  #again(log: PartitionLog, waiting: Waiting, why: KafkaFailure | typeof notNow): void {
+  #again(log: PartitionLog, waiting: Waiting, why: KafkaFailure): void {
     const { clock, patience } = this.#options;
     if (clock.monotonic() - waiting.since > patience) {
-      waiting.settle(why === notNow ? unconfirmed('the member is joining its group again') : settleError(why));
+      waiting.settle(why);
       // Still to be committed, but nobody waits for it.
       if (!this.#waiting.has(log)) this.#waiting.set(log, { ...waiting, settle: () => {} });
       return;

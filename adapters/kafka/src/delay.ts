@@ -53,7 +53,8 @@ interface Waiting {
   /** In wall time: when it goes on; later than `deliverAt` after a failure. */
   due: number;
   tries: number;
-  since: number;
+  /** In wall time: since when its destination is missing. */
+  missingSince: number | undefined;
 }
 
 export class DelayLevels {
@@ -159,7 +160,7 @@ export class DelayLevels {
           this.#drop(item, 'it says no destination');
           continue;
         }
-        const waiting = { item, to, deliverAt, due: deliverAt, tries: 0, since: now };
+        const waiting = { item, to, deliverAt, due: deliverAt, tries: 0, missingSince: undefined };
         // Far from its time it goes to the next level at once; near to it, it is waited for here.
         if (deliverAt - now <= 0 || deliverAt - now > HOLD) due.push(waiting);
         else this.#held.push(waiting);
@@ -221,10 +222,15 @@ export class DelayLevels {
   }
 
   /** Whether a message has no home any more: its topic or group was deleted (SUB-12). */
-  #isHomeless({ to, since }: Waiting, failure: KafkaFailure): boolean {
+  #isHomeless(waiting: Waiting, failure: KafkaFailure): boolean {
     const { clock, logger } = this.#options;
-    if (!isPassing(failure)) logger.error(`kafka: a delayed message for "${to.topic}" is refused: ${failure.message}`);
-    return failure.code === 'UNKNOWN_TOPIC_OR_PARTITION' && clock.now() - since > HOMELESS;
+    if (!isPassing(failure)) {
+      logger.error(`kafka: a delayed message for "${waiting.to.topic}" is refused: ${failure.message}`);
+    }
+    const missing = failure.code === 'UNKNOWN_TOPIC_OR_PARTITION';
+    // An outage says nothing about the destination.
+    waiting.missingSince = missing ? (waiting.missingSince ?? clock.now()) : undefined;
+    return waiting.missingSince !== undefined && clock.now() - waiting.missingSince > HOMELESS;
   }
 
   #drop(item: Item, why: string): void {

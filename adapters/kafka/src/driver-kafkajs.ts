@@ -7,7 +7,7 @@
  * every rebalance, cannot wait between a revocation and the join, and beats its heart only between two fetches. So the
  * version is pinned in package.json: what is imported here by path is not its public interface.
  */
-import { sleep } from '@waybill/core/adapter';
+import { type Host, showHost, sleep } from '@waybill/core/adapter';
 import kafkajs from 'kafkajs';
 import {
   type CommitEntry,
@@ -30,7 +30,6 @@ import {
 } from './driver.ts';
 import {
   closedFailure,
-  type Endpoint,
   foreignCodec,
   type LinkOptions,
   LinkPool,
@@ -42,7 +41,7 @@ import {
 import { decodeFetch } from './record-format.ts';
 
 export interface DriverOptions extends LinkOptions {
-  readonly brokers: readonly Endpoint[];
+  readonly brokers: readonly Host[];
   readonly compression: 'none' | 'gzip';
 }
 
@@ -55,8 +54,8 @@ const KEPT_FOR_EVER = 3_155_760_000_000;
 
 class KafkajsDriver implements Driver {
   readonly #options: DriverOptions;
-  readonly #brokers = new Map<number, Endpoint>();
-  readonly #topics = new Map<string, readonly PartitionInfo[]>();
+  readonly #brokers = new Map<number, Host>();
+  readonly #topics = new Map<string, { readonly partitions: readonly PartitionInfo[]; readonly until: number }>();
   readonly #reading = new Map<string, Promise<Map<string, readonly PartitionInfo[] | KafkaFailure>>>();
   readonly #coordinators = new Map<string, number>();
   readonly #control: LinkPool;
@@ -75,7 +74,7 @@ class KafkajsDriver implements Driver {
   get native(): unknown {
     const { brokers, ssl, sasl, clientId, connectTimeout, logger } = this.#options;
     this.#native ??= new kafkajs.Kafka({
-      brokers: brokers.map(({ host, port }) => `${host}:${port}`),
+      brokers: brokers.map(showHost),
       ssl,
       ...(sasl === undefined ? {} : { sasl }),
       clientId,
@@ -99,7 +98,7 @@ class KafkajsDriver implements Driver {
 
   async partitions(topic: string): Promise<readonly PartitionInfo[]> {
     const known = this.#topics.get(topic);
-    if (known !== undefined) return known;
+    if (known !== undefined && this.#options.clock.monotonic() < known.until) return known.partitions;
     // Everybody who asks meanwhile waits for the same answer.
     let reading = this.#reading.get(topic);
     if (reading === undefined) {
@@ -137,7 +136,8 @@ class KafkajsDriver implements Driver {
         .map(({ partitionId, leader }) => ({ partition: partitionId, leader: leader < 0 ? undefined : leader }))
         .sort((a, b) => a.partition - b.partition);
       // Also where one has no leader: the others go on, and whoever needs that one forgets the topic and asks again.
-      if (partitions.length > 0) this.#topics.set(topic, partitions);
+      const until = this.#options.clock.monotonic() + TOPIC_AGE;
+      if (partitions.length > 0) this.#topics.set(topic, { partitions, until });
       found.set(topic, partitions);
     }
     return found;
@@ -596,12 +596,12 @@ class KafkajsDriver implements Driver {
     const known = [...this.#brokers.values()].sort(() => Math.random() - 0.5);
     let failure: KafkaFailure | undefined;
     const tried = new Set<string>();
-    for (const endpoint of [...known, ...this.#options.brokers]) {
-      const name = `${endpoint.host}:${endpoint.port}`;
+    for (const host of [...known, ...this.#options.brokers]) {
+      const name = showHost(host);
       if (tried.has(name)) continue;
       tried.add(name);
       try {
-        return await this.#control.at(endpoint).call(api, args);
+        return await this.#control.at(host).call(api, args);
       } catch (error) {
         failure = toFailure(error, true);
         if (this.#closed || failure.code === 'AUTHENTICATION' || failure.code === 'UNREADABLE') throw failure;
@@ -618,19 +618,22 @@ class KafkajsDriver implements Driver {
     timeout?: number,
     decode?: (raw: Buffer) => Promise<unknown>,
   ): Promise<unknown> {
-    let endpoint = this.#brokers.get(broker);
-    if (endpoint === undefined) {
+    let host = this.#brokers.get(broker);
+    if (host === undefined) {
       await this.#readMetadata([aTopic]);
-      endpoint = this.#brokers.get(broker);
+      host = this.#brokers.get(broker);
     }
-    if (endpoint === undefined) {
+    if (host === undefined) {
       throw new KafkaFailure('BROKER_NOT_AVAILABLE', `broker ${broker} is not in the cluster at the moment`, {
         sent: false,
       });
     }
-    return links.at(endpoint).call(api, args, timeout, decode);
+    return links.at(host).call(api, args, timeout, decode);
   }
 }
+
+/** Milliseconds after which a topic is looked at anew, as Kafka's own clients do: it may have got more partitions. */
+const TOPIC_AGE = 300_000;
 
 /** Asked for when only the brokers matter: a request without names would list every topic of the cluster. */
 const aTopic = '__consumer_offsets';

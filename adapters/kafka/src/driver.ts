@@ -61,6 +61,14 @@ export interface NewTopic {
 
 export type Headers = Readonly<Record<string, Buffer | string | readonly (Buffer | string)[] | undefined>>;
 
+/** Headers to be filled; they inherit nothing, because a header may be named `constructor` or `__proto__`. */
+export const newHeaders = <Value>(): Record<string, Value> => new Bare() as Record<string, Value>;
+
+// An object that is made without prototype is much slower to fill.
+class Bare {}
+Object.setPrototypeOf(Bare.prototype, null);
+Reflect.deleteProperty(Bare.prototype, 'constructor');
+
 /** A record to be written. */
 export interface OutgoingRecord {
   readonly key: Buffer | null;
@@ -162,7 +170,7 @@ export interface Driver {
   connect(): Promise<void>;
   /** Topics with their partitions, read anew; a missing one is `UNKNOWN_TOPIC_OR_PARTITION`. Creates none. */
   describeTopics(names: readonly string[]): Promise<Map<string, readonly PartitionInfo[] | KafkaFailure>>;
-  /** The partitions of a topic, from memory unless `forget` was called. @throws KafkaFailure */
+  /** The partitions of a topic, from memory for some minutes unless `forget` was called. @throws KafkaFailure */
   partitions(topic: string): Promise<readonly PartitionInfo[]>;
   forget(topic: string): void;
   createTopics(topics: readonly NewTopic[]): Promise<Map<string, KafkaFailure | undefined>>;

@@ -132,17 +132,3 @@ const doubtful = new Set([
 
 /** Whether nobody knows if what was sent is stored. */
 export const isUnknown = (failure: KafkaFailure): boolean => failure.sent && doubtful.has(failure.code);
-
-/** Why a settlement is not done, or not known to be. */
-export function settleError(failure: KafkaFailure): WaybillError {
-  return new ConnectionError(`Kafka did not confirm a settlement: ${failure.message} (${failure.code})`, {
-    adapter,
-    cause: failure,
-    retryable: isPassing(failure),
-  });
-}
-
-/** A commit that nobody has refused. */
-export function unconfirmed(why: string): WaybillError {
-  return new ConnectionError(`Kafka has not confirmed a commit yet: ${why}`, { adapter });
-}

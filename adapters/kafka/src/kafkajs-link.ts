@@ -5,14 +5,9 @@
 import { createRequire } from 'node:module';
 import net from 'node:net';
 import tls from 'node:tls';
-import type { Clock, Logger } from '@waybill/core/adapter';
+import { type Clock, type Host, type Logger, showHost } from '@waybill/core/adapter';
 import kafkajs from 'kafkajs';
 import { KafkaFailure } from './driver.ts';
-
-export interface Endpoint {
-  readonly host: string;
-  readonly port: number;
-}
 
 export interface LinkOptions {
   readonly ssl: boolean | tls.ConnectionOptions;
@@ -47,12 +42,12 @@ export class LinkPool {
     this.#options = options;
   }
 
-  at(endpoint: Endpoint): Link {
+  at(host: Host): Link {
     if (this.#closed) throw closedFailure();
-    const name = `${endpoint.host}:${endpoint.port}`;
+    const name = showHost(host);
     let link = this.#links.get(name);
     if (link === undefined) {
-      link = new Link(this.#options, endpoint);
+      link = new Link(this.#options, host);
       this.#links.set(name, link);
     }
     return link;
@@ -68,16 +63,16 @@ export class LinkPool {
 /** A connection to one broker, opened again after it was lost, when the next request comes. */
 class Link {
   readonly #options: LinkOptions;
-  readonly #endpoint: Endpoint;
+  readonly #host: Host;
   #connection: KafkajsConnection | undefined;
   #opening: Promise<KafkajsConnection> | undefined;
   #versions: ApiVersions = {};
   #underWay = 0;
   #closed = false;
 
-  constructor(options: LinkOptions, endpoint: Endpoint) {
+  constructor(options: LinkOptions, host: Host) {
     this.#options = options;
-    this.#endpoint = endpoint;
+    this.#host = host;
   }
 
   async call(
@@ -142,7 +137,7 @@ class Link {
   }
 
   async #connect(): Promise<KafkajsConnection> {
-    const connection = openConnection(this.#endpoint, this.#options);
+    const connection = openConnection(this.#host, this.#options);
     this.#connection = connection;
     try {
       await this.#inTime(this.#logIn(connection), 2 * this.#options.connectTimeout, () => false);
@@ -175,8 +170,8 @@ class Link {
   #inTime<T>(work: Promise<T>, ms: number, sent: () => boolean): Promise<T> {
     return new Promise((resolve, reject) => {
       const timer = this.#options.clock.setTimeout(() => {
-        const { host, port } = this.#endpoint;
-        reject(new KafkaFailure('TIMEOUT', `no answer from ${host}:${port} within ${ms} ms`, { sent: sent() }));
+        const text = `no answer from ${showHost(this.#host)} within ${ms} ms`;
+        reject(new KafkaFailure('TIMEOUT', text, { sent: sent() }));
       }, ms);
       work.then(resolve, reject).finally(() => timer.cancel());
     });
@@ -203,7 +198,7 @@ class Link {
 export const closedFailure = (): KafkaFailure =>
   new KafkaFailure('CLOSED', 'the connection has been closed', { sent: false });
 
-function openConnection({ host, port }: Endpoint, options: LinkOptions): KafkajsConnection {
+function openConnection({ host, port }: Host, options: LinkOptions): KafkajsConnection {
   const { ssl, sasl, clientId, connectTimeout, requestTimeout, logger } = options;
   const connection = new Connection({
     host,
@@ -311,7 +306,7 @@ interface KafkajsLogger {
   namespace(name: string): KafkajsLogger;
 }
 
-interface SocketOptions extends Endpoint {
+interface SocketOptions extends Host {
   readonly ssl: tls.ConnectionOptions | null;
   readonly onConnect: () => void;
 }

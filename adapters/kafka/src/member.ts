@@ -17,6 +17,8 @@ export interface MemberEvents {
   lost(failure: KafkaFailure): void;
   /** The group was moved to these offsets, by `topic:partition`; the commits name the move. */
   moved(offsets: ReadonlyMap<string, number>, move: string): void;
+  /** A topic is gone; resolves when it is there again, rejects when it cannot be made now. */
+  missing(topic: string): Promise<void>;
   interrupted(failure: KafkaFailure): void;
   restored(): void;
   /** It can never join. */
@@ -46,6 +48,9 @@ const HEARTBEAT = 400;
 
 /** How often the leader of the group looks whether topics have got more partitions. */
 const LOOK = 15_000;
+
+/** The same while one is missing and cannot be made again. */
+const LOOK_AGAIN = 2_000;
 
 const patience = { initial: 100, max: 2_000 };
 
@@ -79,7 +84,8 @@ export class Member {
   /** Until when, in monotonic time, the broker surely keeps our units for us. */
   #safeUntil = 0;
   #expiry: Timer | undefined;
-  #counts = '';
+  /** Of the partitions that were last divided. */
+  #count = 0;
   #lookAt = 0;
   #done: Promise<void> = Promise.resolve();
 
@@ -205,15 +211,29 @@ export class Member {
     const { driver, topics, clock } = this.#options;
     this.#lookAt = clock.monotonic() + LOOK;
     const found = await driver.describeTopics(topics);
-    const partitions = topics.flatMap((topic) => {
-      const known = found.get(topic);
-      // A topic that is gone has nothing to read; the reader finds out and sees to it.
-      return known === undefined || known instanceof KafkaFailure
-        ? []
-        : known.map(({ partition }) => ({ topic, partition }));
-    });
-    this.#counts = partitions.length.toString();
+    const partitions: TopicPartition[] = [];
+    let missing: string | undefined;
+    for (const topic of topics) {
+      const known = found.get(topic) ?? [];
+      if (!(known instanceof KafkaFailure)) for (const { partition } of known) partitions.push({ topic, partition });
+      else if (known.code === 'UNKNOWN_TOPIC_OR_PARTITION') missing ??= topic;
+      else throw known;
+    }
+    // With one of them the others are made again, too.
+    if (missing !== undefined) void this.#restore(missing);
+    this.#count = partitions.length;
     return partitions;
+  }
+
+  /** LIFE-07: what is made again is divided anew; meanwhile it has nothing to read. */
+  async #restore(topic: string): Promise<void> {
+    const { events, clock } = this.#options;
+    try {
+      await events.missing(topic);
+      this.#joinAgain();
+    } catch {
+      this.#lookAt = clock.monotonic() + LOOK_AGAIN;
+    }
   }
 
   #take(assigned: ReadonlySet<string>): void {
@@ -240,19 +260,20 @@ export class Member {
       // Not when everything was lost meanwhile, and perhaps gained anew.
       if (this.#revoking.delete(unit)) this.#owned.delete(unit);
     }
-    this.#rejoin = true;
-    this.#soon.abort();
+    this.#joinAgain();
   }
 
-  /** Beats until it is time to join again. */
+  /**
+   * Beats until it is time to join again. The last beat is right before that: a join may have to wait for others, and
+   * what it waits counts from there.
+   */
   async #beat(): Promise<void> {
     const { clock, session } = this.#options;
     const { signal } = this.#leaving;
-    while (!signal.aborted && !this.#rejoin) {
-      await this.#pause(Math.min(HEARTBEAT, session / 4));
-      if (signal.aborted || this.#rejoin) return;
+    while (!signal.aborted) {
+      if (!this.#rejoin) await this.#pause(Math.min(HEARTBEAT, session / 4));
       const me = this.ref;
-      if (me === undefined) return;
+      if (signal.aborted || me === undefined) return;
       const asked = clock.monotonic();
       try {
         await this.#link.heartbeat(me);
@@ -264,17 +285,17 @@ export class Member {
       }
       this.#keptUntil(asked);
       this.#alive();
+      if (this.#rejoin) return;
       if (this.#leader && clock.monotonic() > this.#lookAt) void this.#look();
     }
   }
 
   /** Beside the heartbeats: a broker that does not answer must not cost the membership. */
   async #look(): Promise<void> {
-    const before = this.#counts;
+    const before = this.#count;
     await this.#partitions().catch(() => {});
-    if (before === this.#counts) return;
-    this.#rejoin = true;
-    this.#soon.abort();
+    if (before === this.#count) return;
+    this.#joinAgain();
   }
 
   /**
@@ -285,6 +306,11 @@ export class Member {
     const { session, rebalance } = this.#options;
     this.#heard = heard;
     this.#safeUntil = heard + Math.min(session, rebalance);
+  }
+
+  #joinAgain(): void {
+    this.#rejoin = true;
+    this.#soon.abort();
   }
 
   async #pause(ms: number): Promise<void> {
@@ -321,8 +347,7 @@ export class Member {
   #forget(failure: KafkaFailure): void {
     if (failure.code === 'UNKNOWN_MEMBER_ID') this.#id = '';
     this.#generation = -1;
-    this.#rejoin = true;
-    this.#soon.abort();
+    this.#joinAgain();
     const had = this.#owned.size > 0;
     this.#owned.clear();
     this.#revoking.clear();

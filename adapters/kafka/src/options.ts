@@ -4,12 +4,15 @@ import {
   checkOptions,
   type Duration,
   duration,
+  type Host,
+  hostsOf,
   param,
   parseBrokerUrl,
+  parseHosts,
   readParams,
+  showHost,
 } from '@waybill/core/adapter';
 import type { Mechanism, SASLOptions } from 'kafkajs';
-import type { Endpoint } from './kafkajs-link.ts';
 
 /** What `kafka({ … })` takes. */
 export interface KafkaOptions {
@@ -35,7 +38,7 @@ export interface KafkaOptions {
 }
 
 export interface Settings {
-  readonly brokers: readonly Endpoint[];
+  readonly brokers: readonly Host[];
   readonly target: string;
   readonly ssl: boolean | ConnectionOptions;
   readonly sasl: SASLOptions | Mechanism | undefined;
@@ -65,17 +68,14 @@ const known = [
 /** @throws ConfigError that names the option */
 export function readSettings(options: KafkaOptions): Settings {
   checkOptions(options, known, 'kafka');
-  const brokers = (typeof options.brokers === 'string' ? options.brokers.split(',') : (options.brokers ?? [])).map(
-    readBroker,
-  );
-  if (brokers.length === 0) throw new ConfigError('kafka.brokers', "is empty; write for example ['localhost:9092']");
+  const brokers = parseHosts(options.brokers ?? [], DEFAULT_PORT, 'kafka.brokers');
   const { ssl = false, sasl, compression = 'none' } = options;
   if (compression !== 'none' && compression !== 'gzip') {
     throw new ConfigError('kafka.compression', `"${String(compression)}" is neither none nor gzip`);
   }
   return {
     brokers,
-    target: `kafka://${brokers.map(({ host, port }) => `${host}:${port}`).join(',')}`,
+    target: `kafka://${brokers.map(showHost).join(',')}`,
     ssl,
     sasl,
     partitions: whole('kafka.partitions', options.partitions ?? 6, 1),
@@ -84,16 +84,6 @@ export function readSettings(options: KafkaOptions): Settings {
     compression,
     requestTimeout: duration(options.requestTimeout ?? '10s', 'kafka.requestTimeout'),
   };
-}
-
-function readBroker(text: string): Endpoint {
-  const match = /^(?:\[([0-9a-f:.]+)\]|([^:[\]]+))(?::(\d{1,5}))?$/i.exec(text.trim());
-  const host = match?.[1] ?? match?.[2];
-  const port = match?.[3] === undefined ? DEFAULT_PORT : Number(match[3]);
-  if (host === undefined || port < 1 || port > 65_535) {
-    throw new ConfigError('kafka.brokers', `"${text}" is not host:port`);
-  }
-  return { host, port };
 }
 
 const DEFAULT_PORT = 9092;
@@ -121,7 +111,8 @@ export function readUrl(text: string): Settings {
     compression: param.oneOf('none', 'gzip'),
     requestTimeout: param.duration,
   });
-  if (url.hosts.length === 0) throw new ConfigError('url.host', 'is missing; write for example kafka://localhost:9092');
+  const brokers = hostsOf(url);
+  if (brokers === undefined) throw new ConfigError('url.host', 'is missing; write for example kafka://localhost:9092');
   if (url.path !== undefined && url.path !== '') {
     throw new ConfigError('url.path', `"${url.path}" has no meaning for Kafka; topics are named in the program`);
   }
@@ -133,6 +124,6 @@ export function readUrl(text: string): Settings {
     ...rest,
     ...(url.user === undefined ? {} : { sasl: login as SASLOptions }),
     ssl: ssl ?? url.scheme === 'kafka+ssl',
-    brokers: url.hosts.map(({ host, port }) => `${host.includes(':') ? `[${host}]` : host}:${port ?? DEFAULT_PORT}`),
+    brokers,
   });
 }

@@ -8,7 +8,7 @@
  */
 import { backOff, type Clock, murmur2, sleep } from '@waybill/core/adapter';
 import { type Driver, KafkaFailure, type OutgoingRecord, type Producer, type TopicPartition } from './driver.ts';
-import { asFailure, isPassing, isUnknown } from './errors.ts';
+import { asFailure, isNetwork, isPassing, isUnknown } from './errors.ts';
 import { sizeOf } from './records.ts';
 
 export interface Send {
@@ -24,6 +24,9 @@ export type Sent = { readonly partition: number; readonly offset: number } | Kaf
 
 /** Bytes of one partition's batch: below the broker's default of 1 MiB, whatever it is set to. */
 const BATCH_BYTES = 900_000;
+
+/** How often a topic has to be missing until it is taken for gone. */
+const GONE = 6;
 
 interface Entry extends TopicPartition {
   readonly record: OutgoingRecord;
@@ -125,7 +128,7 @@ export class Publisher {
   /** A failure before anything was sent. */
   #unsent(failure: KafkaFailure): KafkaFailure {
     const unsent = new KafkaFailure(failure.code, failure.message, { sent: false, cause: failure.cause });
-    if (failure.code === 'CONNECTION' || failure.code === 'TIMEOUT') this.#options.unreachable();
+    if (isNetwork(failure)) this.#options.unreachable();
     return unsent;
   }
 
@@ -223,12 +226,13 @@ export class Publisher {
     const { clock, patience } = this.#options;
     const giveUp = clock.monotonic() + patience;
     let stored = false;
+    let missing = 0;
     for (let tries = 0; !stored && !this.#closed && clock.monotonic() < giveUp; tries++) {
       if (tries > 0) await sleep(clock, backOff(tries, { initial: 50, max: 1_000 }));
       const partitions = await this.#driver.partitions(chunk.topic).catch(asFailure);
       if (partitions instanceof KafkaFailure) {
-        // Nothing is stored in a topic that is gone.
-        if (partitions.code === 'UNKNOWN_TOPIC_OR_PARTITION') break;
+        // Nothing is stored in a topic that is gone; but a broker that has just started may know too little yet.
+        if (partitions.code === 'UNKNOWN_TOPIC_OR_PARTITION' && ++missing === GONE) break;
         continue;
       }
       const leader = partitions.find(({ partition }) => partition === chunk.partition)?.leader;
@@ -266,10 +270,13 @@ export class Publisher {
           sequence: numbers.next.get(name) ?? 0,
         })),
       );
-      return results;
+      // A double of something older than what the broker remembers offsets of.
+      return results.map((result) =>
+        result instanceof KafkaFailure && result.code === 'DUPLICATE_SEQUENCE_NUMBER' ? -1 : result,
+      );
     } catch (error) {
       const failure = asFailure(error);
-      if (failure.code === 'CONNECTION' || failure.code === 'TIMEOUT' || failure.code === 'BROKER_NOT_AVAILABLE') {
+      if (isNetwork(failure)) {
         for (const { topic } of chunks) this.#driver.forget(topic);
         this.#options.unreachable();
       }
@@ -279,9 +286,9 @@ export class Publisher {
 
   #store(numbers: Numbers, { name, entries, partition }: Chunk, offset: number): void {
     this.#count(numbers, name, entries.length);
-    // -1: a double of something older than what the broker remembers offsets of.
-    for (const [index, { settle }] of entries.entries())
+    for (const [index, { settle }] of entries.entries()) {
       settle({ partition, offset: offset < 0 ? -1 : offset + index });
+    }
   }
 
   #count(numbers: Numbers, name: string, stored: number): void {
@@ -310,19 +317,9 @@ export class Publisher {
 
   /** Surely not stored; its numbers are free. */
   async #refused(broker: number, numbers: Numbers, chunk: Chunk, failure: KafkaFailure): Promise<void> {
-    switch (failure.code) {
-      case 'DUPLICATE_SEQUENCE_NUMBER':
-        this.#store(numbers, chunk, -1);
-        return;
-      case 'OUT_OF_ORDER_SEQUENCE_NUMBER':
-      case 'UNKNOWN_PRODUCER_ID':
-      case 'INVALID_PRODUCER_EPOCH':
-        // The broker has forgotten us, after its retention or a truncated log.
-        this.#giveUp(numbers);
-        break;
-      default:
-    }
-    if (chunk.entries.length > 1 && !isPassing(failure)) {
+    if (forgotten.has(failure.code)) this.#giveUp(numbers);
+    // Who may not write at all need not try with each.
+    if (chunk.entries.length > 1 && !isPassing(failure) && !failure.code.endsWith('AUTHORIZATION_FAILED')) {
       await this.#oneByOne(broker, numbers, chunk);
       return;
     }
@@ -371,7 +368,10 @@ export class Publisher {
   }
 }
 
-const noAnswer = (): KafkaFailure => new KafkaFailure('UNKNOWN', 'no answer', { sent: true });
+/** The broker does not know us any more, after its retention or a truncated log. */
+const forgotten = new Set(['OUT_OF_ORDER_SEQUENCE_NUMBER', 'UNKNOWN_PRODUCER_ID', 'INVALID_PRODUCER_EPOCH']);
+
+export const noAnswer = (): KafkaFailure => new KafkaFailure('UNKNOWN', 'no answer', { sent: true });
 
 const closed = (): KafkaFailure => new KafkaFailure('CLOSED', 'the bus has been closed', { sent: false });
 

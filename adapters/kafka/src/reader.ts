@@ -2,9 +2,9 @@
  * Reads the partitions that a member of a group owns, or all of them for a reader without group: fetches ahead within
  * bounds, knows what is done, commits it, and starts and stops with the assignment.
  */
-import { backOff, type Clock, type Logger, type SettleResult, sleep } from '@waybill/core/adapter';
+import { backOff, type Clock, type Logger, sleep } from '@waybill/core/adapter';
 import type { Sharing } from './assignment.ts';
-import { Committer } from './commits.ts';
+import { type CommitResult, Committer } from './commits.ts';
 import {
   type Committed,
   type Driver,
@@ -59,6 +59,9 @@ export interface ReaderOptions {
   readonly events: ReaderEvents;
 }
 
+/** What does not work at the moment: a broker to read from, the membership, the look for places or for leaders. */
+type Outage = number | 'membership' | 'places' | 'leaders';
+
 interface Place extends Committed {
   /** The broker does not know it yet. */
   readonly isNew: boolean;
@@ -72,8 +75,8 @@ const SHORT_WAIT = 20;
 const LARGEST_FETCH = 262_144;
 const SMALLEST_FETCH = 65_536;
 const backOffs = { initial: 50, max: 2_000 };
-/** Milliseconds until a partition that no broker leads is looked for again. */
-const LEADER_WAIT = 500;
+/** Refusals in a row that are no outage yet: leaders and coordinators change in an instant. */
+const LASTING = 1;
 /** How often a reader without group looks for new partitions. */
 const LOOK = 15_000;
 /** How often space is given back. */
@@ -97,10 +100,11 @@ export class Reader {
   #pokes = 0;
   #order: PartitionLog[] = [];
   #turn = 0;
-  /** What does not work at the moment: brokers to read from, the membership, the look for places. */
-  readonly #outages = new Set<number | 'membership' | 'places'>();
+  readonly #outages = new Set<Outage>();
   #down = false;
   #looking = false;
+  /** Looks in a row that have not found a leader for everything. */
+  #looks = 0;
   #cleanAt: number;
 
   constructor(options: ReaderOptions) {
@@ -124,6 +128,7 @@ export class Reader {
         revoked: (units) => this.#letGo(units),
         lost: (failure) => this.#loseAll(failure),
         moved: (offsets, move) => this.#moved(offsets, move),
+        missing: (topic) => this.#restore(topic),
         interrupted: (failure) => this.#outage('membership', failure),
         restored: () => this.#answered('membership'),
         failed: (failure) => options.events.failed(failure),
@@ -196,7 +201,7 @@ export class Reader {
   }
 
   /** Done for good, once the commit that covers it is confirmed. */
-  commit(log: PartitionLog): Promise<SettleResult> {
+  commit(log: PartitionLog): Promise<CommitResult> {
     if (this.#committer === undefined) return Promise.resolve(log.alive ? 'applied' : 'lost');
     if (this.#options.clock.monotonic() > this.#cleanAt) this.#clean();
     return this.#committer.commit(log);
@@ -236,6 +241,8 @@ export class Reader {
       this.#logs.set(name, fresh);
       moved.push(fresh);
     }
+    // Whoever had them paused has forgotten them as well.
+    for (const unit of units) this.#paused.delete(unit);
     this.#arrange();
     if (units.size > 0) this.#options.events.lost([...units], failure);
     await Promise.all(moved.map((log) => this.commit(log)));
@@ -376,6 +383,7 @@ export class Reader {
     for (const log of logs) {
       log.alive = false;
       log.clear();
+      this.#paused.delete(log.unit);
       const name = `${log.topic}:${log.partition}`;
       if (this.#logs.get(name) === log) this.#logs.delete(name);
     }
@@ -426,7 +434,7 @@ export class Reader {
           events.failed(failure);
           return;
         }
-        if (isNetwork(failure)) this.#outage('places', failure);
+        if (isNetwork(failure) || failures > LASTING) this.#outage('places', failure);
         await sleep(clock, backOff(failures, backOffs), signal);
       }
     }
@@ -434,49 +442,78 @@ export class Reader {
 
   // Fetching: one loop for each broker that leads something of ours.
 
-  /** Never rejects: where the brokers cannot be asked, they are asked again. */
+  /** Never rejects: where something of ours has no leader, or nobody says which, it is looked for again. */
   async #ensureLoops(): Promise<void> {
-    const led = await this.#byLeader().catch(() => undefined);
+    let led: ReadonlyMap<number | undefined, readonly PartitionLog[]> = new Map();
+    let failure: KafkaFailure | undefined;
+    try {
+      led = await this.#byLeader();
+    } catch (error) {
+      failure = asFailure(error);
+    }
     if (this.#closing.signal.aborted) return;
-    for (const leader of led?.keys() ?? []) {
+    for (const leader of led.keys()) {
       if (leader !== undefined && !this.#loops.has(leader)) this.#loops.set(leader, this.#run(leader));
     }
-    const leaderless = led === undefined ? [] : led.get(undefined);
-    if (leaderless !== undefined) void this.#lookAgain(leaderless);
+    const [log] = led.get(undefined) ?? [];
+    if (log !== undefined) failure = notLed(log);
+    if (failure === undefined) {
+      this.#looks = 0;
+      this.#answered('leaders');
+    } else if (isPassing(failure)) {
+      void this.#lookAgain(failure);
+    } else {
+      this.#options.events.failed(failure);
+    }
   }
 
   /** Our partitions by the broker that leads them; by `undefined` those that none leads at the moment. */
   async #byLeader(): Promise<Map<number | undefined, PartitionLog[]>> {
-    const { driver } = this.#options;
+    const logs = this.#order;
     const topics = new Map<string, readonly PartitionInfo[]>();
-    for (const topic of new Set(this.#order.map((log) => log.topic))) topics.set(topic, await driver.partitions(topic));
+    for (const { topic } of logs) {
+      if (!topics.has(topic)) topics.set(topic, await this.#partitionsOf(topic));
+    }
     const led = new Map<number | undefined, PartitionLog[]>();
-    for (const log of this.#order) {
+    for (const log of logs) {
       // They stand in their order, from 0 on.
       const leader = topics.get(log.topic)?.[log.partition]?.leader;
-      const logs = led.get(leader);
-      if (logs === undefined) led.set(leader, [log]);
-      else logs.push(log);
+      const same = led.get(leader);
+      if (same === undefined) led.set(leader, [log]);
+      else same.push(log);
     }
     return led;
   }
 
+  /** A topic that was deleted while nobody fetched from it is made again before the next look (LIFE-07). */
+  async #partitionsOf(topic: string): Promise<readonly PartitionInfo[]> {
+    try {
+      return await this.#options.driver.partitions(topic);
+    } catch (error) {
+      if (asFailure(error).code === 'UNKNOWN_TOPIC_OR_PARTITION') await this.#restore(topic);
+      throw error;
+    }
+  }
+
   /** A partition without another replica has no leader until its broker is back. */
-  async #lookAgain(leaderless: readonly PartitionLog[]): Promise<void> {
+  async #lookAgain(failure: KafkaFailure): Promise<void> {
+    const { clock, driver, topics } = this.#options;
     if (this.#looking) return;
     this.#looking = true;
-    await sleep(this.#options.clock, LEADER_WAIT, this.#closing.signal);
+    if (++this.#looks > LASTING || this.#down) this.#outage('leaders', failure);
+    await sleep(clock, backOff(this.#looks, backOffs), this.#closing.signal);
     this.#looking = false;
-    for (const { topic } of leaderless) this.#options.driver.forget(topic);
-    void this.#ensureLoops();
+    if (this.#closing.signal.aborted) return;
+    for (const topic of topics) driver.forget(topic);
+    await this.#ensureLoops();
   }
 
   async #run(broker: number): Promise<void> {
     const idle = await this.#loop(broker);
     this.#loops.delete(broker);
-    this.#answered(broker);
     // Something may have come to this broker just as its loop ended, or has no leader now.
-    if (idle) void this.#ensureLoops();
+    if (idle) await this.#ensureLoops();
+    this.#answered(broker);
   }
 
   /** True when the broker leads nothing of ours any more, false when reading has ended. */
@@ -492,6 +529,7 @@ export class Reader {
         if (led === undefined) return true;
         const wanted = this.#wanted(led);
         if (wanted.length === 0) {
+          this.#answered(broker);
           if (seen === this.#pokes) await this.#sleepTillPoked();
           continue;
         }
@@ -507,9 +545,10 @@ export class Reader {
           this.#options.events.failed(failure);
           return false;
         }
-        if (isNetwork(failure)) this.#outage(broker, failure);
+        failures++;
+        if (isNetwork(failure) || failures > LASTING) this.#outage(broker, failure);
         for (const topic of this.#options.topics) this.#options.driver.forget(topic);
-        await sleep(clock, backOff(++failures, backOffs), signal);
+        await sleep(clock, backOff(failures, backOffs), signal);
         void this.#ensureLoops();
       }
     }
@@ -560,10 +599,10 @@ export class Reader {
 
   /** One partition cannot be read at the moment; the others go on. */
   async #refused(log: PartitionLog, failure: KafkaFailure): Promise<void> {
-    if (failure.code === 'OFFSET_OUT_OF_RANGE') return this.#outOfRange(log);
-    if (!isPassing(failure)) throw failure;
     log.failures++;
     log.fetchAt = this.#options.clock.monotonic() + backOff(log.failures, backOffs);
+    if (failure.code === 'OFFSET_OUT_OF_RANGE') return this.#outOfRange(log);
+    if (!isPassing(failure)) throw failure;
     if (failure.code === 'UNKNOWN_TOPIC_OR_PARTITION') await this.#gone(log);
     await this.#ensureLoops();
   }
@@ -637,22 +676,27 @@ export class Reader {
     for (const wake of asleep) wake();
   }
 
-  #outage(what: number | 'membership' | 'places', failure: KafkaFailure): void {
+  #outage(what: Outage, failure: KafkaFailure): void {
     this.#outages.add(what);
     if (this.#down || this.#reads) return;
     this.#down = true;
     this.#options.events.interrupted(failure);
   }
 
-  #answered(what: number | 'membership' | 'places'): void {
+  #answered(what: Outage): void {
     if (!this.#outages.delete(what) || !this.#down || !this.#reads) return;
     this.#down = false;
     this.#options.events.restored();
   }
 
-  /** Something can be received: one broker of several that is away is no interruption. */
+  /** Nothing of ours stands still: one broker of several that is away hands what it leads to others. */
   get #reads(): boolean {
-    if (this.#outages.has('membership') || this.#outages.has('places')) return false;
+    for (const what of this.#outages) if (typeof what !== 'number') return false;
     return this.#outages.size === 0 || [...this.#loops.keys()].some((broker) => !this.#outages.has(broker));
   }
 }
+
+const notLed = ({ topic, partition }: TopicPartition): KafkaFailure =>
+  new KafkaFailure('LEADER_NOT_AVAILABLE', `no broker leads partition ${partition} of topic "${topic}" now`, {
+    sent: false,
+  });

@@ -14,11 +14,12 @@ import {
   type WaybillError,
   wireHeaders,
 } from '@waybill/core/adapter';
+import type { CommitResult } from './commits.ts';
 import type { DelayLevels } from './delay.ts';
 import { type Driver, KafkaFailure, type OutgoingRecord } from './driver.ts';
-import { adapter, isPassing, isUnknown, settleError, toWaybillError } from './errors.ts';
+import { adapter, isPassing, isUnknown, toWaybillError } from './errors.ts';
 import { type Item, laneOfPartition } from './partition-log.ts';
-import type { Publisher, Send, Sent } from './publisher.ts';
+import { noAnswer, type Publisher, type Send } from './publisher.ts';
 import { Reader } from './reader.ts';
 import { copyRecord, deadLetterRecord, headerText, kafkaHeaders, readRecord } from './records.ts';
 
@@ -54,6 +55,9 @@ interface KafkaDelivery extends Delivery {
   readonly item: Item;
 }
 
+/** What has become of a settlement; `commit`: its commit decides, `undefined`: its copy does, which is not stored yet. */
+type Outcome = SettleResult | 'commit' | undefined;
+
 const itemOf = ({ delivery }: Settlement): Item => (delivery as KafkaDelivery).item;
 
 /** Messages that one partition may have ready: a fetch brings more than one, and the next is to be there in time. */
@@ -65,7 +69,7 @@ export class KafkaReceiver implements Receiver {
   readonly #alarm: Alarm;
   /** The broker keeps no other's messages from us: order and broadcasts are held here, in place. */
   readonly #inPlace: boolean;
-  /** Rejects when the broker goes away before the receiver is open. */
+  /** Rejects when the broker goes away, or reading fails for good, before the receiver is open. */
   readonly #opening = Promise.withResolvers<never>();
   #wake: (() => void) | undefined;
   #closed = false;
@@ -197,7 +201,7 @@ export class KafkaReceiver implements Receiver {
     // The lease of all of them is the session; a process that was stopped finds out here.
     if (!this.#reader.alive) return batch.map(() => 'lost');
     const copies: { index: number; send: Send }[] = [];
-    const results = batch.map((settlement, index): SettleResult | 'commit' => {
+    const results = batch.map((settlement, index): Outcome => {
       const item = itemOf(settlement);
       if (!item.log.alive) return 'lost';
       switch (settlement.verb) {
@@ -210,31 +214,36 @@ export class KafkaReceiver implements Receiver {
           if (this.#inPlace) return this.#release(item, after, attempt);
           if (item.copied) return this.#finish(item);
           copies.push({ index, send: this.#retry(item, after, attempt) });
-          return 'commit';
+          return undefined;
         }
         default: {
           if (item.copied) return this.#finish(item);
           const record = deadLetterRecord(item.record, item.log.partition, settlement.details);
           copies.push({ index, send: { topic: this.#setup.deadLetter, partition: 0, record } });
-          return 'commit';
+          return undefined;
         }
       }
     });
-    // Takes the commit away from those whose copy is not stored.
     if (copies.length > 0) await this.#copy(batch, copies, results);
     // One commit for each partition, whatever the batch; they share a request.
-    const commits = new Map<Item['log'], Promise<SettleResult>>();
+    const commits = new Map<Item['log'], Promise<CommitResult>>();
     for (const [index, result] of results.entries()) {
       const { log } = itemOf(batch[index] as Settlement);
       if (result === 'commit' && !commits.has(log)) commits.set(log, this.#reader.commit(log));
     }
     // What waits beyond the window of the bitmap may be handed out now.
     if (commits.size > 0) this.#ready();
-    const committed = new Map<Item['log'], SettleResult>();
+    const committed = new Map<Item['log'], CommitResult>();
     for (const [log, commit] of commits) committed.set(log, await commit);
-    return results.map((result, index) =>
-      result === 'commit' ? (committed.get(itemOf(batch[index] as Settlement).log) as SettleResult) : result,
-    );
+    return results.map((result, index) => {
+      const end = result === 'commit' ? committed.get(itemOf(batch[index] as Settlement).log) : result;
+      return end === undefined || end instanceof KafkaFailure ? this.#notDone(end ?? noAnswer()) : end;
+    });
+  }
+
+  /** Why a settlement is not done, or not known to be. */
+  #notDone(failure: KafkaFailure): WaybillError {
+    return toWaybillError(failure, 'a settlement', this.#setup.target);
   }
 
   #finish(item: Item): 'commit' {
@@ -262,21 +271,21 @@ export class KafkaReceiver implements Receiver {
   async #copy(
     batch: readonly Settlement[],
     copies: readonly { index: number; send: Send }[],
-    results: (SettleResult | 'commit')[],
+    results: Outcome[],
   ): Promise<void> {
     const sent = await this.#setup.publisher.send(copies.map(({ send }) => send));
     let gone = false;
     for (const [at, { index, send }] of copies.entries()) {
       const settlement = batch[index] as Settlement;
       const item = itemOf(settlement);
-      const result = sent[at] as Sent;
+      const result = sent[at] ?? noAnswer();
       if (!(result instanceof KafkaFailure)) {
         item.copied = true;
         results[index] = item.log.alive ? this.#finish(item) : 'lost';
         continue;
       }
       gone ||= result.code === 'UNKNOWN_TOPIC_OR_PARTITION';
-      if (isUnknown(result) || isPassing(result)) results[index] = settleError(result);
+      if (isUnknown(result) || isPassing(result)) results[index] = this.#notDone(result);
       else results[index] = this.#refused(settlement, item, send.record, result);
     }
     if (gone) await this.#restore().catch(() => {});
@@ -289,7 +298,7 @@ export class KafkaReceiver implements Receiver {
     const text = `kafka: topic "${topic}", group "${group}": a ${settlement.verb} copy of ${bytes} bytes is refused: ${failure.message} (${failure.code})`;
     if (settlement.verb !== 'giveBack') {
       logger.error(`${text}; the message stays unsettled`);
-      return settleError(failure);
+      return this.#notDone(failure);
     }
     logger.error(`${text}; the message is held here until its time`);
     return this.#release(item, settlement.after, settlement.attempt);
@@ -323,10 +332,10 @@ export class KafkaReceiver implements Receiver {
   }
 
   #fail(error: WaybillError): void {
-    // Before it is open the rejection says it.
-    if (this.#failed || this.#closed || !this.#opened) return;
+    if (this.#failed || this.#closed) return;
     this.#failed = true;
-    this.#setup.events.failed(error);
+    if (this.#opened) this.#setup.events.failed(error);
+    else this.#opening.reject(error);
   }
 
   #leaseLost(failure: KafkaFailure): LeaseLostError {

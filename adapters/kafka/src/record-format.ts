@@ -6,7 +6,7 @@
  * Format: https://kafka.apache.org/documentation/#messageformat
  */
 import zlib from 'node:zlib';
-import type { FetchedRecord } from './driver.ts';
+import { type FetchedRecord, newHeaders } from './driver.ts';
 
 export interface FetchedPartition {
   readonly topic: string;
@@ -108,7 +108,7 @@ async function decodeBatches(
 }
 
 function decodeRecords(
-  reader: Reader,
+  batch: Reader,
   count: number,
   firstOffset: number,
   firstTimestamp: number,
@@ -116,14 +116,15 @@ function decodeRecords(
   into: FetchedRecord[],
 ): void {
   for (let left = count; left > 0; left--) {
-    reader.varint(); // length
+    // A copy, or one message that is held for long would hold all that came with it.
+    const reader = new Reader(Buffer.from(batch.bytes(batch.varint())));
     reader.skip(1); // attributes, unused
     const timestamp = appended ?? firstTimestamp + reader.varint();
     if (appended !== undefined) reader.varint();
     const offset = firstOffset + reader.varint();
     const key = reader.varbytes();
     const value = reader.varbytes();
-    const headers: Record<string, Buffer | Buffer[]> = {};
+    const headers = newHeaders<Buffer | Buffer[]>();
     for (let more = reader.varint(); more > 0; more--) {
       const name = reader.vartext();
       const content = reader.varbytes() ?? empty;

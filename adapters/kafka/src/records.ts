@@ -7,7 +7,7 @@ import {
   type OutgoingMessage,
   wireHeaders,
 } from '@waybill/core/adapter';
-import type { FetchedRecord, Headers, OutgoingRecord } from './driver.ts';
+import { type FetchedRecord, type Headers, newHeaders, type OutgoingRecord } from './driver.ts';
 
 /** Headers of this adapter, beside those that all brokers share. */
 export const kafkaHeaders = {
@@ -18,9 +18,6 @@ export const kafkaHeaders = {
 } as const;
 
 const none = Buffer.alloc(0);
-
-/** What a fresh message weighs beside body, headers, id and key, at most: our own headers and Kafka's framing. */
-export const OVERHEAD = 1_024;
 
 export function messageRecord(message: OutgoingMessage): OutgoingRecord {
   const headers: Record<string, string> = {
@@ -121,7 +118,7 @@ export function readRecord(record: FetchedRecord, partition: number, key = recor
     // A foreign producer may have written none: Kafka then says -1.
     publishedAt: integer(published) ?? (record.timestamp >= 0 ? record.timestamp : undefined),
     expiresAt: integer(expires),
-    attempt: integer(attempt) ?? 1,
+    attempt: Math.max(1, integer(attempt) ?? 1),
     position: position ?? `${partition}:${record.offset}`,
   };
 }
@@ -138,7 +135,7 @@ export function headerText(headers: Headers, name: string): string | undefined {
  * its first place gives it.
  */
 export function copyRecord(record: FetchedRecord, partition: number, changes: Headers): OutgoingRecord {
-  const headers: Record<string, Buffer | string | readonly (Buffer | string)[]> = {};
+  const headers = newHeaders<Headers[string]>();
   for (const name in record.headers) {
     const value = record.headers[name];
     if (value !== undefined && !isPassing(name)) headers[name] = value;
@@ -189,7 +186,7 @@ export function copyDelayed(record: FetchedRecord): OutgoingRecord {
 /** What leaves the delay levels: as it was before it went in. */
 export function arrivedRecord(record: FetchedRecord): OutgoingRecord {
   const published = integer(headerText(record.headers, wireHeaders.publishedAt));
-  const headers: Record<string, Buffer | string | readonly (Buffer | string)[]> = {};
+  const headers = newHeaders<Headers[string]>();
   for (const name in record.headers) {
     const value = record.headers[name];
     if (value !== undefined && !isPassing(name) && name !== wireHeaders.publishedAt) headers[name] = value;

@@ -28,12 +28,18 @@ describe('a URL', () => {
     expect(kafka.fromUrl('kafka://app:secret@one').target).toBe('kafka://one:9092');
   });
 
+  test('is shown as one could write it', () => {
+    expect(kafka.fromUrl('kafka://[::1],one:9093').target).toBe('kafka://[::1]:9092,one:9093');
+  });
+
   test.each([
     ['kafka://one?nonsense=1', /nonsense/],
     ['kafka://one?partitions=few', /partitions/],
     ['kafka://one?saslMechanism=plain', /saslMechanism/],
     ['kafka://one/topic', /path/],
     ['kafka:', /host/],
+    ['kafka://one:0', /one:0/],
+    ['kafka://one:99999', /one:99999/],
   ])('%s is refused', (url, why) => {
     expect(() => readUrl(url)).toThrow(why);
   });
@@ -47,6 +53,8 @@ describe('options', () => {
   test.each([
     [{ brokers: [] }, /brokers/],
     [{ brokers: ['a:0'] }, /a:0/],
+    [{ brokers: 'a:99999' }, /a:99999/],
+    [{ brokers: 'kafka://a' }, /kafka:\/\/a/],
     [{ brokers: 'a', partitions: 0 }, /partitions/],
     [{ brokers: 'a', replicationFactor: 1.5 }, /replicationFactor/],
     [{ brokers: 'a', maxMessageBytes: 100 }, /maxMessageBytes/],
@@ -54,6 +62,10 @@ describe('options', () => {
   ])('%o is refused', (options, why) => {
     expect(() => kafka(options)).toThrow(why);
   });
+});
+
+test('a URL with credentials among the brokers is refused without its password', () => {
+  expect(() => kafka({ brokers: 'app:secret@one:9092' })).toThrow(/^(?!.*secret).*@one:9092/);
 });
 
 test('the factory is one and a function', () => {

@@ -16,16 +16,19 @@ interface BatchOptions {
   readonly values: readonly string[];
   readonly producer?: number;
   readonly transactional?: boolean;
+  /** By default one header with two values. */
+  readonly headers?: readonly (readonly [string, string | readonly string[]])[];
 }
 
-async function batch({ first, values, producer = -1, transactional = false }: BatchOptions): Promise<Buffer> {
+async function batch(options: BatchOptions): Promise<Buffer> {
+  const { first, values, producer = -1, transactional = false, headers = [['h', ['1', '2']]] } = options;
   const records = values.map((value, at) =>
     Record({
       offsetDelta: at,
       timestampDelta: at,
       key: Buffer.from('k'),
       value: Buffer.from(value),
-      headers: { h: ['1', '2'] },
+      headers: Object.fromEntries(headers),
     }),
   );
   const { buffer } = await RecordBatch({
@@ -85,6 +88,17 @@ test('reads records with key, headers, times and offsets', async () => {
   });
   expect(found.records?.[1]).toMatchObject({ offset: 8, timestamp: 1_001 });
   expect(found.records?.[0]?.headers).toEqual({ h: [Buffer.from('1'), Buffer.from('2')] });
+});
+
+test('a header may have any name', async () => {
+  const names = ['constructor', '__proto__', 'toString'];
+  const found = await decode(await batch({ first: 0, values: ['a'], headers: names.map((name) => [name, 'x']) }));
+  expect(Object.entries(found.records?.[0]?.headers ?? {})).toEqual(names.map((name) => [name, Buffer.from('x')]));
+});
+
+test('a record that is held does not hold those that came with it', async () => {
+  const found = await decode(await batch({ first: 0, values: Array.from({ length: 5_000 }, () => 'x'.repeat(100)) }));
+  expect(found.records?.[500]?.value?.buffer.byteLength).toBeLessThanOrEqual(2 * Buffer.poolSize);
 });
 
 test('a batch that is cut off is left for the next fetch', async () => {

@@ -91,7 +91,7 @@ const defaultConsumerTimeout = 30 * 60_000;
 export function resolveOptions(options: RabbitmqOptions): Settings {
   checkOptions(options, known, 'rabbitmq');
   const tls = options.tls === true ? {} : options.tls === false ? undefined : options.tls;
-  const hosts = parseHosts(options.hosts, tls === undefined ? 5672 : 5671, 'rabbitmq');
+  const hosts = parseHosts(options.hosts ?? 'localhost', tls === undefined ? 5672 : 5671, 'rabbitmq.hosts');
   const vhost = options.vhost ?? '/';
   const { password = 'guest' } = options;
   const consumerTimeout = optional(options.consumerTimeout, 'consumerTimeout');

@@ -3,7 +3,7 @@
  * that owns the clock owns every delay, lease, time-out and back-off.
  */
 export interface Clock {
-  /** Wall time in milliseconds since the epoch: for what is written on messages. */
+  /** Wall time in milliseconds since the epoch, whole or not (adapters write whole ones): for what is written on messages. */
   now(): number;
   /** Monotonic milliseconds: for leases, time-outs and measuring. Goes on while the process is stopped. */
   monotonic(): number;

@@ -1,5 +1,5 @@
 import { ConfigError } from './errors.ts';
-import type { BrokerUrl } from './url.ts';
+import { type BrokerUrl, hidePassword } from './url.ts';
 
 export interface Host {
   readonly host: string;
@@ -12,21 +12,29 @@ export function hostsOf(url: BrokerUrl): readonly string[] | undefined {
   return url.hosts.map(({ host, port }) => (port === undefined ? bracket(host) : showHost({ host, port })));
 }
 
+/** Reads `host`, `host:port` or `[::1]:port`; `undefined` for anything else. */
+export function readHost(text: string): { readonly host: string; readonly port: number | undefined } | undefined {
+  const [, name, digits] = /^(\[[0-9a-f:.]+\]|[^:/@[\]]+)(?::(\d{1,5}))?$/i.exec(text) ?? [];
+  const port = digits === undefined ? undefined : Number(digits);
+  if (name === undefined || (port !== undefined && (port < 1 || port > 65_535))) return undefined;
+  return { host: name.replace(/^\[|\]$/g, ''), port };
+}
+
 /**
- * Reads the option `hosts` of an adapter.
+ * Reads an adapter's option that names hosts.
  *
- * @param given one text with commas between, or a list; `localhost` by default
- * @param port of those that name none
+ * @param given one text with commas between, or a list
+ * @param defaultPort of those that name none
+ * @param field the option, as `kafka.brokers`
  * @throws ConfigError that names the option
  */
-export function parseHosts(given: string | readonly string[] | undefined, port: number, adapter: string): Host[] {
-  const list = given === undefined ? ['localhost'] : typeof given === 'string' ? given.split(',') : given;
-  const wrong = (text: string): ConfigError => new ConfigError(`${adapter}.hosts`, text, { adapter });
-  if (list.length === 0) throw wrong('is empty');
+export function parseHosts(given: string | readonly string[], defaultPort: number, field: string): Host[] {
+  const list = typeof given === 'string' ? given.split(',') : given;
+  if (list.length === 0) throw new ConfigError(field, "is empty; write for example ['localhost']");
   return list.map((text) => {
-    const match = /^(\[[0-9a-f:.]+\]|[^:/@[\]]+)(?::(\d{1,5}))?$/i.exec(text.trim());
-    if (match?.[1] === undefined) throw wrong(`"${text}" is not host or host:port`);
-    return { host: match[1].replace(/^\[|\]$/g, ''), port: match[2] === undefined ? port : Number(match[2]) };
+    const read = readHost(text.trim());
+    if (read === undefined) throw new ConfigError(field, `"${hidePassword(text)}" is not host or host:port`);
+    return { host: read.host, port: read.port ?? defaultPort };
   });
 }
 

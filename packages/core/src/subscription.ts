@@ -22,6 +22,8 @@ const transitions: Record<SubscriptionState, readonly SubscriptionState[]> = {
 const alonePulse = 1_000;
 /** So many failures in a row of `receive` are no passing trouble any more. */
 const passing = 3;
+/** Milliseconds after which a `receive` that has not failed is taken to work again. */
+const calm = 1_000;
 
 const defaultCloseTimeout = 25_000;
 
@@ -143,6 +145,7 @@ export class Member implements Subscription, ReceiverEvents {
     this.#error = undefined;
     this.#go(this.#wish);
     this.#setup.logger.info(`${this.#what}: goes on`);
+    this.#fetchTrouble = undefined;
     // Ends the wait after a failed receive, too.
     this.#finishFetch();
     this.#wakeUp();
@@ -205,6 +208,13 @@ export class Member implements Subscription, ReceiverEvents {
         });
         continue;
       }
+      // One that waits for messages does not fail any more, and may have nothing to return for long.
+      const waits =
+        failures === 0
+          ? undefined
+          : clock.setTimeout(() => {
+              if (this.#state !== 'recovering') this.#fetches();
+            }, calm);
       try {
         const deliveries = await this.#receiver?.receive(room, this.#finish.signal);
         if (failures > 0) this.#fetches();
@@ -215,6 +225,8 @@ export class Member implements Subscription, ReceiverEvents {
         logger.debug(`${this.#what}: receive failed, tried again`, { error });
         if (failures === passing) this.#fetchesNot(error);
         await sleep(clock, backOff(failures, { initial: 50, max: 5_000 }), this.#finish.signal);
+      } finally {
+        waits?.cancel();
       }
     }
   }

@@ -1,5 +1,6 @@
 import { duration } from './duration.ts';
 import { ConfigError } from './errors.ts';
+import { readHost } from './hosts.ts';
 
 /**
  * A broker's URL, read by a grammar of our own: several hosts are not a WHATWG URL.
@@ -61,13 +62,10 @@ export function parseBrokerUrl(url: string): BrokerUrl {
 }
 
 function parseHost(text: string, doubtful: boolean): { host: string; port: number | undefined } {
-  const match = /^(\[[0-9a-f:.]+\]|[^:[\]]+)(?::(\d{1,5}))?$/i.exec(text);
-  const port = match?.[2] === undefined ? undefined : Number(match[2]);
-  if (match?.[1] === undefined || (port !== undefined && (port < 1 || port > 65_535))) {
-    const hint = 'is not host or host:port; in a password write / as %2F, ? as %3F and @ as %40';
-    throw new ConfigError('url.host', doubtful ? hint : `"${text}" is not host or host:port`);
-  }
-  return { host: match[1].replace(/^\[|\]$/g, ''), port };
+  const read = readHost(text);
+  if (read !== undefined) return read;
+  const hint = 'is not host or host:port; in a password write / as %2F, ? as %3F and @ as %40';
+  throw new ConfigError('url.host', doubtful ? hint : `"${text}" is not host or host:port`);
 }
 
 function decode(text: string, part: string): string {
