@@ -13,7 +13,7 @@ import type { Link } from './link.ts';
 import { type Entry, toDeadLetter } from './message.ts';
 import type { GroupKeys } from './names.ts';
 import { asEntry, asList, asNumber, asText } from './replies.ts';
-import { purge, lag as readLag, redrive, type Script } from './scripts.ts';
+import { moveBytes, purge, lag as readLag, redrive, type Script } from './scripts.ts';
 import type { GroupPlace, Topology } from './topology.ts';
 
 /** Looks at groups from outside: how much waits, and what is dead. */
@@ -165,17 +165,22 @@ class Scan implements DeadLetterScan {
   ): Promise<readonly SettleResult[]> {
     const results = new Array<SettleResult>(records.length).fill('lost');
     const byHome = Map.groupBy(records.keys(), (at) => this.#home(records[at] as DeadLetterRecord));
+    const move = async (keys: GroupKeys, places: readonly number[]): Promise<void> => {
+      const ids = places.map((at) => ((records[at] as DeadLetterRecord).native as Entry).id);
+      try {
+        const done = asList(await this.#link.run(script, keysOf(keys), ids));
+        places.forEach((at, i) => {
+          results[at] = asNumber(done[i]) === 1 ? 'applied' : 'lost';
+        });
+      } catch (error) {
+        const failure = requestFailure(error, `dead letters of ${nameOf(this.#ref)} cannot be moved`);
+        for (const at of places) results[at] = failure;
+      }
+    };
     await Promise.all(
       [...byHome].map(async ([keys, places]) => {
-        const ids = places.map((at) => ((records[at] as DeadLetterRecord).native as Entry).id);
-        try {
-          const done = asList(await this.#link.run(script, keysOf(keys), ids));
-          places.forEach((at, i) => {
-            results[at] = asNumber(done[i]) === 1 ? 'applied' : 'lost';
-          });
-        } catch (error) {
-          const failure = requestFailure(error, `dead letters of ${nameOf(this.#ref)} cannot be moved`);
-          for (const at of places) results[at] = failure;
+        for (const part of portions(places, (at) => (records[at] as DeadLetterRecord).body.byteLength)) {
+          await move(keys, part);
         }
       }),
     );
@@ -187,6 +192,20 @@ class Scan implements DeadLetterScan {
     const lane = record.key === undefined ? 0 : laneOf(record.key, groups.length);
     return this.#homes.get(record) ?? (groups[lane] as GroupKeys);
   }
+}
+
+/** One script moves no more than so many bytes at once, but always one message: the server serves nobody else meanwhile. */
+function portions(places: readonly number[], bytesOf: (at: number) => number): number[][] {
+  const parts: number[][] = [];
+  let bytes = Number.POSITIVE_INFINITY;
+  for (const at of places) {
+    bytes += bytesOf(at);
+    if (bytes > moveBytes) {
+      parts.push([at]);
+      bytes = bytesOf(at);
+    } else parts.at(-1)?.push(at);
+  }
+  return parts;
 }
 
 const nameOf = (group: GroupRef): string => `group "${group.name}" of topic "${group.topic.name}"`;

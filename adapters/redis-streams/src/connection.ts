@@ -23,7 +23,6 @@ import { capabilitiesOf } from './capabilities.ts';
 import { adapterName, requestFailure } from './errors.ts';
 import { Housekeeping } from './housekeeping.ts';
 import { LaneReceiver } from './lane-receiver.ts';
-
 import { Link } from './link.ts';
 import { KeyNames } from './names.ts';
 import type { Settings } from './options.ts';
@@ -161,7 +160,7 @@ export class RedisConnection implements Connection {
   }
 
   /** A group that was deleted under its members, once more. @throws ConfigError where that is not ours to do */
-  async #remake(group: GroupRef, start: (lane: number) => string): Promise<void> {
+  async #remake(group: GroupRef, start: (lane: number) => string | undefined): Promise<void> {
     const { topic, name } = group;
     const what = `group "${name}" of topic "${topic.name}"`;
     if (this.#context.topology !== 'create' && !group.temporary) {
@@ -171,7 +170,8 @@ export class RedisConnection implements Connection {
     }
     const differences = await this.#topology.create({ topic, groups: [] });
     if (differences.length > 0) throw new ConfigError('topology', differences.join('; '), { adapter: adapterName });
-    await this.#topology.make(group, start);
+    // Another member may have made it before, from where its own work stood: ours may begin earlier.
+    await this.#topology.make(group, start, true);
     this.#context.logger.warn(`${adapterName}: ${what} was deleted, and was made again`);
   }
 }

@@ -35,10 +35,10 @@ export function noRoom(): ServerError {
   return new ServerError('the server took no copy of the message; is its memory full?');
 }
 
-/** The stream or its group is gone (LIFE-07). */
+/** The stream or its group is gone (LIFE-07). A master that becomes a replica ends blocked reads with UNBLOCKED, too. */
 export function isMissing(error: unknown): boolean {
   const text = textOf(error);
-  return text.includes('NOGROUP') || text.startsWith('UNBLOCKED');
+  return text.includes('NOGROUP') || text.startsWith('UNBLOCKED the stream key');
 }
 
 /**

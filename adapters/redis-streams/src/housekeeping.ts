@@ -16,6 +16,10 @@ const topicsAtOnce = 100;
 /** Delayed messages that are moved by one call. */
 export const moveLimit = 500;
 
+/** Milliseconds until more is moved that is due, and until it is tried again where the server could not or would not. */
+const moveOn = 20;
+const refused = 300;
+
 interface Topic {
   readonly name: string;
   readonly keys: TopicKeys;
@@ -73,13 +77,16 @@ export class Housekeeping {
 
   async #work(): Promise<void> {
     const { clock, logger } = this.#context;
+    let wait = moveOn;
     if (!this.#busy) {
       this.#busy = true;
       const now = clock.monotonic();
+      wait = refused;
       try {
         if (this.#link.isUp) {
           for (const topic of this.#topics.values()) if (topic.due <= now) await this.#move(topic);
           if (now >= this.#nextRound) await this.#goRound();
+          wait = moveOn;
         }
       } catch (error) {
         logger.debug(`${adapterName}: housekeeping failed, tried again`, { error });
@@ -88,8 +95,7 @@ export class Housekeeping {
         if (now >= this.#nextRound) this.#nextRound = clock.monotonic() + interval;
       }
     }
-    // Not at once: what could not be done now cannot be done in this moment either.
-    const soonest = clock.monotonic() + 20;
+    const soonest = clock.monotonic() + wait;
     this.#alarm.at(Math.max(soonest, this.#nextRound));
     for (const { due } of this.#topics.values()) {
       if (due !== Number.POSITIVE_INFINITY) this.#alarm.at(Math.max(soonest, due));

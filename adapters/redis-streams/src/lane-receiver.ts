@@ -1,29 +1,43 @@
 import { randomUUID } from 'node:crypto';
 import {
   Alarm,
-  ConnectionError,
+  type Clock,
+  type ConnectionError,
   type Delivery,
   LeaseLostError,
   type Receiver,
   type Settlement,
   type SettleResult,
-  sleep,
   WaybillError,
 } from '@waybill/core/adapter';
 import { BlockingReader } from './blocking-reader.ts';
-import { adapterName, isMissing, NoAnswer, NotSent, noRoom, requestFailure, textOf } from './errors.ts';
+import { adapterName, isMissing, NoAnswer, NotSent, noRoom, requestFailure } from './errors.ts';
 import { temporaryExpiry } from './housekeeping.ts';
 import { isAfter, largest } from './ids.ts';
 import type { Arg, Link } from './link.ts';
 import { deadLetterFields, type Entry, fromEntry } from './message.ts';
 import type { GroupKeys } from './names.ts';
-import { type LinkListener, leaving, Portion, pulseOf, type ReceiverParts, rarely } from './receiver-parts.ts';
+import {
+  awayError,
+  firstUnsettled,
+  handName,
+  type LinkListener,
+  Losses,
+  leaving,
+  Portion,
+  pulseOf,
+  type ReceiverParts,
+  retryStream,
+  topicStream,
+  Wake,
+  waitFor,
+  whatOf,
+} from './receiver-parts.ts';
 import { asEntry, asList, asNumber, asStreams, asText } from './replies.ts';
 import {
   consumerPrefix,
   keepTemporary,
   leaveLane,
-  lostBefore,
   ownLane,
   pendingOfLane,
   present,
@@ -31,10 +45,6 @@ import {
   readPendingOfLane,
   settleLane,
 } from './scripts.ts';
-import { idBefore } from './topology.ts';
-
-const topicStream = 1;
-const retryStream = 2;
 
 /**
  * Milliseconds between two looks at the lanes in a cluster, where one read cannot wait for streams of several slots: the
@@ -60,7 +70,6 @@ type LaneState = 'away' | 'ours' | 'leaving';
 
 /** One ordered piece of the topic, as this member sees it. */
 class Lane {
-  readonly number: number;
   readonly name: string;
   readonly keys: GroupKeys;
   state: LaneState = 'away';
@@ -71,23 +80,26 @@ class Lane {
   doubt = true;
   /** There may be more to read. */
   more = true;
+  /** What was asked of it failed: nothing is read until it could be kept again. */
+  ailing = false;
+  /** The group is not there (LIFE-07). Only who may have a lane sees that, so its owner makes the group again. */
+  missing = false;
   /** Pending and not in hand: to be handed out before anything new. */
   backlog: { readonly stream: number; readonly id: string }[] = [];
   readonly hand = new Map<string, LaneDelivery>();
   /** The last ids that the group was given. */
   lastId = '0-0';
   lastRetryId = '0-0';
-  /** Where it went on after a loss that was told. */
-  toldLoss = '';
+  readonly losses: Losses;
 
-  constructor(number: number, keys: GroupKeys) {
-    this.number = number;
+  constructor(number: number, keys: GroupKeys, clock: Clock) {
     this.name = String(number);
     this.keys = keys;
+    this.losses = new Losses(clock);
   }
 
   get readable(): boolean {
-    return this.state === 'ours' && !this.paused;
+    return this.state === 'ours' && !this.paused && !this.ailing;
   }
 }
 
@@ -103,14 +115,15 @@ export class LaneReceiver implements Receiver, LinkListener {
   readonly #lanes: readonly Lane[];
   readonly #alarm: Alarm;
   readonly #portion: Portion;
+  readonly #what: string;
+  readonly #wake = new Wake();
   #reader: BlockingReader | undefined;
   #waiting: Promise<void> | undefined;
   #waitFailure: unknown;
-  #wake = Promise.withResolvers<void>();
   #turn = 0;
   #emptyLooks = 0;
   #beating: Promise<void> | undefined;
-  #nextRare = 0;
+  /** Connected, and nothing that was asked at the last sign of life was refused. */
   #isUp = true;
   #failure: WaybillError | undefined;
   #repairing: Promise<void> | undefined;
@@ -119,7 +132,8 @@ export class LaneReceiver implements Receiver, LinkListener {
   private constructor(parts: ReceiverParts) {
     this.#parts = parts;
     this.#link = parts.link;
-    this.#lanes = parts.place.groups.map((keys, number) => new Lane(number, keys));
+    this.#lanes = parts.place.groups.map((keys, number) => new Lane(number, keys, parts.context.clock));
+    this.#what = whatOf(parts.source);
     this.#portion = new Portion(parts.source.prefetchBytes);
     this.#alarm = new Alarm(parts.context.clock, () => this.#beat());
   }
@@ -131,7 +145,6 @@ export class LaneReceiver implements Receiver, LinkListener {
     receiver.#reader = reader;
     const now = parts.context.clock.monotonic();
     try {
-      await receiver.#tellLoss(receiver.#lanes);
       await receiver.#pulse();
     } catch (error) {
       await reader.close();
@@ -151,7 +164,7 @@ export class LaneReceiver implements Receiver, LinkListener {
         if (this.#failure !== undefined) throw this.#failure;
         if (finish.aborted || !this.#open) return [];
         const woken = this.#wake.promise;
-        if (!this.#isUp) {
+        if (!this.#isConnected) {
           await woken;
           continue;
         }
@@ -173,7 +186,7 @@ export class LaneReceiver implements Receiver, LinkListener {
         await Promise.race([this.#waiting, woken]);
       }
     } catch (error) {
-      throw WaybillError.is(error) ? error : requestFailure(error, `${this.#what}: ${textOf(error)}`);
+      throw requestFailure(error, `${this.#what}: messages cannot be read`);
     } finally {
       finish.removeEventListener('abort', finished);
     }
@@ -185,10 +198,10 @@ export class LaneReceiver implements Receiver, LinkListener {
     for (let i = 0; i < batch.length; i++) {
       const { delivery, verb } = batch[i] as Settlement;
       const lane = this.#lanes[Number(delivery.lane)] as Lane;
-      if (lane.hand.get(nameOf(delivery as LaneDelivery)) !== delivery) continue;
+      if (lane.hand.get(handName(delivery as LaneDelivery)) !== delivery) continue;
       if (verb === 'abandon' || verb === 'giveBack') {
         // It stays in the lane's book, and is handed out again before what comes after it.
-        lane.hand.delete(nameOf(delivery as LaneDelivery));
+        lane.hand.delete(handName(delivery as LaneDelivery));
         lane.doubt = true;
         results[i] = 'applied';
       } else {
@@ -207,7 +220,7 @@ export class LaneReceiver implements Receiver, LinkListener {
       const delivery = one as LaneDelivery;
       const lane = this.#lanes[Number(delivery.lane)] as Lane;
       // The pulse renews the lanes, and with them all that is in hand.
-      return lane.hand.get(nameOf(delivery)) === delivery && lane.until > now ? lane.until : undefined;
+      return lane.hand.get(handName(delivery)) === delivery && lane.until > now ? lane.until : undefined;
     });
   }
 
@@ -244,27 +257,32 @@ export class LaneReceiver implements Receiver, LinkListener {
   // What happens to the connections.
 
   linkChanged(error?: ConnectionError): void {
-    const isUp = this.#link.isUp && (this.#reader?.isUp ?? true);
-    if (isUp === this.#isUp || !this.#open) return;
-    if (!isUp) {
-      this.#isUp = false;
-      this.#parts.events.interrupted(error ?? this.#away);
-      this.#wakeUp();
-    } else void this.#restore();
-  }
-
-  async #restore(): Promise<void> {
-    try {
-      await this.#pulse();
-    } catch (error) {
-      if (isMissing(error)) await this.#repair();
-    }
-    if (!this.#link.isUp || !this.#reader?.isUp || this.#isUp || !this.#open) return;
-    this.#isUp = true;
+    if (!this.#open) return;
     // What a read brought last may have got lost with the connection.
     for (const lane of this.#lanes) lane.doubt = true;
+    if (!this.#isConnected) this.#interrupt(error ?? awayError(this.#parts.settings));
+    else {
+      this.#beat();
+      this.#wake.up();
+    }
+  }
+
+  get #isConnected(): boolean {
+    return this.#link.isUp && (this.#reader?.isUp ?? true);
+  }
+
+  #interrupt(error: WaybillError): void {
+    if (!this.#isUp) return;
+    this.#isUp = false;
+    this.#parts.events.interrupted(error);
+    this.#wake.up();
+  }
+
+  #recover(): void {
+    if (this.#isUp || !this.#isConnected || !this.#open) return;
+    this.#isUp = true;
     this.#parts.events.restored();
-    this.#wakeUp();
+    this.#wake.up();
   }
 
   // Getting messages.
@@ -282,15 +300,19 @@ export class LaneReceiver implements Receiver, LinkListener {
     const share = Math.max(1, Math.floor(this.#portion.of(max) / candidates.length));
     const parts = await Promise.allSettled(candidates.map((lane) => this.#readOne(lane, share)));
     const got: LaneDelivery[] = [];
-    let failure: unknown;
-    for (const part of parts) {
+    let missing = false;
+    parts.forEach((part, i) => {
       if (part.status === 'fulfilled') got.push(...part.value);
-      else failure = part.reason;
-    }
-    if (got.length > 0 || failure === undefined) return got;
-    if (!isMissing(failure)) throw failure;
-    await this.#repair();
-    return [];
+      else if (isMissing(part.reason)) missing = true;
+      else {
+        // The others go on; the next sign of life tells whether this one can.
+        (candidates[i] as Lane).ailing = true;
+        const { logger } = this.#parts.context;
+        logger.debug(`${this.#what}, lane ${(candidates[i] as Lane).name}: cannot be read`, { error: part.reason });
+      }
+    });
+    if (got.length === 0 && missing) await this.#repair();
+    return got;
   }
 
   async #readOne(lane: Lane, max: number): Promise<LaneDelivery[]> {
@@ -301,6 +323,7 @@ export class LaneReceiver implements Receiver, LinkListener {
     } catch (error) {
       // The server may have handed out what never came.
       if (error instanceof NoAnswer) lane.doubt = true;
+      lane.missing ||= isMissing(error);
       throw error;
     }
   }
@@ -373,7 +396,7 @@ export class LaneReceiver implements Receiver, LinkListener {
       const entry = asEntry(id, fields);
       if (stream === topicStream) lane.lastId = largest(lane.lastId, entry.id);
       else lane.lastRetryId = largest(lane.lastRetryId, entry.id);
-      const name = `${stream}:${entry.id}`;
+      const name = handName({ stream, entry });
       // Lost while the answer was on its way: the next owner begins with it.
       if (lane.state !== 'ours' || lane.hand.has(name)) continue;
       const delivery: LaneDelivery = {
@@ -396,14 +419,14 @@ export class LaneReceiver implements Receiver, LinkListener {
     const { clock } = this.#parts.context;
     if (this.#link.isCluster) {
       const pause = Math.min(clusterPause.longest, clusterPause.shortest * 2 ** this.#emptyLooks++);
-      await Promise.race([sleep(clock, pause), this.#wake.promise]);
+      await waitFor(clock, pause, this.#wake.promise);
       for (const lane of this.#lanes) lane.more = true;
       return;
     }
     const reader = this.#reader as BlockingReader;
     const lanes = this.#lanes.filter((lane) => lane.readable);
     if (lanes.length === 0) {
-      await Promise.race([sleep(clock, reader.patience), this.#wake.promise]);
+      await waitFor(clock, reader.patience, this.#wake.promise);
       return;
     }
     const streams = lanes.flatMap(({ keys }) => [keys.stream, keys.retry]);
@@ -454,7 +477,7 @@ export class LaneReceiver implements Receiver, LinkListener {
         results[place] = requestFailure(failure ?? noRoom(), `${this.#what}: a message cannot be settled`);
         return;
       }
-      lane.hand.delete(nameOf(delivery));
+      lane.hand.delete(handName(delivery));
       if (letter === 'a' || (letter === 'n' && delivery.unsure === true)) results[place] = 'applied';
     });
   }
@@ -469,13 +492,14 @@ export class LaneReceiver implements Receiver, LinkListener {
     if (ref.temporary) {
       await this.#link.run(keepTemporary, [this.#parts.place.topic.temporary], [first.keys.group, temporaryExpiry]);
     }
+    // First what we have: others wait for it to run out.
+    const had = this.#lanes.filter(({ state }) => state !== 'away');
+    const kept = await Promise.allSettled(had.map((lane) => this.#keepLane(lane)));
     const members = asList(await this.#link.run(present, [first.keys.members], [this.#me, lease])).map(asText);
     const place = Math.max(0, members.indexOf(this.#me));
     const total = Math.max(1, members.length);
     const quota = Math.floor(this.#lanes.length / total) + (place < this.#lanes.length % total ? 1 : 0);
 
-    const had = this.#lanes.filter(({ state }) => state !== 'away');
-    await Promise.all(had.map((lane) => this.#keepLane(lane)));
     let ours = this.#lanes.filter(({ state }) => state === 'ours').length;
     const taken: Lane[] = [];
     // Everybody begins elsewhere, so that they do not all ask for the same.
@@ -493,13 +517,23 @@ export class LaneReceiver implements Receiver, LinkListener {
     }
     const spare = this.#lanes.filter(({ state }) => state === 'ours').sort((a, b) => a.hand.size - b.hand.size);
     for (const lane of spare.slice(0, Math.max(0, ours - quota))) void this.#handOver(lane);
+    for (const one of kept) if (one.status === 'rejected') throw one.reason;
   }
 
   async #keepLane(lane: Lane): Promise<void> {
     const asked = this.#parts.context.clock.monotonic();
-    const answer = await this.#askForLane(lane);
-    if (answer === 1) lane.until = Math.max(lane.until, asked + this.#parts.source.lease);
-    else {
+    let answer: number;
+    try {
+      answer = await this.#askForLane(lane);
+    } catch (error) {
+      lane.ailing = true;
+      throw error;
+    }
+    if (answer === 1) {
+      lane.until = Math.max(lane.until, asked + this.#parts.source.lease);
+      if (lane.ailing) this.#look();
+      lane.ailing = false;
+    } else {
       this.#lose(lane, answer === 2 ? 'the lease of the lane had run out' : 'another member has the lane');
       // It is ours again at once, but whoever had it meanwhile may have gone on.
       if (answer === 2) await this.#leave(lane);
@@ -515,6 +549,7 @@ export class LaneReceiver implements Receiver, LinkListener {
     lane.paused = false;
     lane.doubt = true;
     lane.more = true;
+    lane.ailing = false;
     lane.backlog = [];
     return true;
   }
@@ -523,13 +558,22 @@ export class LaneReceiver implements Receiver, LinkListener {
   async #askForLane(lane: Lane): Promise<number> {
     const { owner, stream, retry, group } = lane.keys;
     const { lease } = this.#parts.source;
-    const reply = asList(await this.#link.run(ownLane, [owner, stream, retry], [this.#me, Math.ceil(lease), group]));
-    const answer = asNumber(reply[0]);
-    if (answer !== 0 && lane.state === 'away') {
-      lane.lastId = asText(reply[2]);
-      lane.lastRetryId = asText(reply[3]);
+    const asking = this.#link.run(ownLane, [owner, stream, retry], [this.#me, Math.ceil(lease), group]);
+    const reply = asList(
+      await asking.catch((error: unknown) => {
+        lane.missing = isMissing(error);
+        throw error;
+      }),
+    );
+    const [answer, lastId, lastRetryId, lost, first] = reply;
+    if (asNumber(answer) === 0) return 0;
+    if (lane.state === 'away') {
+      lane.lastId = asText(lastId);
+      lane.lastRetryId = asText(lastRetryId);
     }
-    return answer;
+    const loss = lane.losses.sentence(asNumber(lost), asText(first), `lane ${lane.name}`);
+    if (loss !== undefined) this.#parts.events.positionLost(lane.name, `${this.#what} ${loss}`);
+    return asNumber(answer);
   }
 
   /** A member has come that needs a share. */
@@ -567,22 +611,34 @@ export class LaneReceiver implements Receiver, LinkListener {
   }
 
   async #giveSign(): Promise<void> {
-    const { clock, logger } = this.#parts.context;
-    const now = clock.monotonic();
+    const now = this.#parts.context.clock.monotonic();
     try {
-      if (this.#isUp) await this.#pulse();
-      if (this.#isUp && now >= this.#nextRare) {
-        this.#nextRare = now + rarely;
-        await this.#tellLoss(this.#lanes.filter(({ state }) => state === 'ours'));
+      if (this.#isConnected) {
+        await this.#pulse();
+        this.#recover();
       }
     } catch (error) {
-      if (isMissing(error)) await this.#repair();
-      else if (!(error instanceof NotSent)) {
-        logger.debug(`${this.#what}: no sign of life could be given, tried again`, { error });
-      }
+      await this.#afterFailedPulse(error);
     } finally {
       this.#arm(now);
     }
+  }
+
+  async #afterFailedPulse(failure: unknown): Promise<void> {
+    if (!this.#open) return;
+    let error = failure;
+    if (isMissing(error)) {
+      try {
+        await this.#repair();
+        return;
+      } catch (why) {
+        error = why;
+      }
+    }
+    this.#parts.context.logger.debug(`${this.#what}: no sign of life could be given, tried again`, { error });
+    // Of a cluster whose link stands, a node may be away; else that is the connection's matter.
+    if (!this.#link.isCluster && (error instanceof NotSent || error instanceof NoAnswer)) return;
+    this.#interrupt(requestFailure(error, `${this.#what}: not all of its lanes can be read`));
   }
 
   /** Counted from when the last pulse began, which may have taken its time. */
@@ -591,19 +647,7 @@ export class LaneReceiver implements Receiver, LinkListener {
     this.#alarm.at(Math.max(soonest, since + pulseOf(this.#parts.source.lease)));
   }
 
-  /** Messages that were trimmed before this group had read them (RET-02). */
-  async #tellLoss(lanes: readonly Lane[]): Promise<void> {
-    for (const lane of lanes) {
-      const { stream, group } = lane.keys;
-      const [lost, first] = asList(await this.#link.run(lostBefore, [stream], [group]));
-      if (asNumber(lost) === 0 || asText(first) === lane.toldLoss) continue;
-      lane.toldLoss = asText(first);
-      const what = `${this.#what} lost ${asNumber(lost)} messages that were trimmed from lane ${lane.name} before they were read; it goes on at ${asText(first)}`;
-      this.#parts.events.positionLost(lane.name, what);
-    }
-  }
-
-  /** The group was deleted under us: it is made again, or the receiver ends (LIFE-07). */
+  /** The group was deleted under us: it is made again, or the receiver ends (LIFE-07). Rejects as `#remake` does. */
   #repair(): Promise<void> {
     this.#repairing ??= this.#remake().finally(() => {
       this.#repairing = undefined;
@@ -611,48 +655,33 @@ export class LaneReceiver implements Receiver, LinkListener {
     return this.#repairing;
   }
 
+  /** @throws what stands in the way; the receiver has ended where that is for good */
   async #remake(): Promise<void> {
-    const { events, remake, context } = this.#parts;
-    const from = this.#lanes.map((lane) => {
-      let id = lane.lastId;
-      for (const { stream, entry } of lane.hand.values()) {
-        if (stream === topicStream && !isAfter(entry.id, id)) id = idBefore(entry.id);
-      }
-      return id;
-    });
+    const { events, remake } = this.#parts;
+    const missing = this.#lanes.filter((lane) => lane.missing);
     try {
-      await remake((lane) => from[lane] ?? '0');
-      for (const lane of this.#lanes) this.#lose(lane, 'the group was deleted');
+      await remake((number) => {
+        const lane = this.#lanes[number];
+        return lane?.missing ? firstUnsettled(lane.lastId, lane.hand.values()) : undefined;
+      });
     } catch (error) {
       if (WaybillError.is(error, 'CONFIG')) {
         this.#failure = error;
         events.failed(error);
-      } else context.logger.debug(`${this.#what}: the group cannot be made again yet`, { error });
+        this.#wake.up();
+      }
+      throw error;
     }
-    this.#wakeUp();
+    for (const lane of missing) {
+      lane.missing = false;
+      this.#lose(lane, 'the group was deleted');
+    }
+    this.#wake.up();
   }
 
   /** Whoever waits looks at the lanes again. */
   #look(): void {
     this.#reader?.unblock();
-    this.#wakeUp();
-  }
-
-  #wakeUp(): void {
-    const { resolve } = this.#wake;
-    this.#wake = Promise.withResolvers<void>();
-    resolve();
-  }
-
-  get #what(): string {
-    const { topic, name } = this.#parts.source.group;
-    return `topic "${topic.name}", group "${name}"`;
-  }
-
-  get #away(): ConnectionError {
-    const { target } = this.#parts.settings;
-    return new ConnectionError(`${target} cannot be reached`, { adapter: adapterName, retryable: true });
+    this.#wake.up();
   }
 }
-
-const nameOf = ({ stream, entry }: LaneDelivery): string => `${stream}:${entry.id}`;

@@ -11,7 +11,7 @@ export type Arg = string | number | Uint8Array;
 /** A command with its arguments. */
 export type Command = readonly [string, ...Arg[]];
 
-export interface LinkHandlers {
+interface LinkHandlers {
   up(): void;
   down(error: ConnectionError): void;
 }
@@ -22,6 +22,8 @@ const tryShare = 0.8;
 const askPatience = 500;
 /** Milliseconds between tries to reconnect. */
 const reconnect = { initial: 50, max: 2_000 } as const;
+/** Milliseconds between two new connections because the server is a replica. */
+const lookElsewhere = 2_000;
 
 interface InFlight {
   readonly since: number;
@@ -41,6 +43,7 @@ export class Link {
   readonly #patience: number;
   readonly #inFlight = new Set<InFlight>();
   readonly #alarm: Alarm;
+  #nextLookElsewhere = 0;
   #lastError: unknown;
   /** There was a connection, with TLS where that was asked for. */
   #shaken = false;
@@ -86,7 +89,7 @@ export class Link {
     context: AdapterContext,
     handlers: LinkHandlers,
   ): Promise<Link> {
-    const password = await settings.password?.();
+    const password = await askPassword(settings);
     const link = new Link(name, password, settings.commandTimeout + allowance, settings, context, handlers);
     const over = new AbortController();
     try {
@@ -268,6 +271,13 @@ export class Link {
     const { mode, hosts, master, user, tls, db, sentinelUser, sentinelPassword } = this.#settings;
     const { connectTimeout } = this.#context;
     const again = (times: number): number | null => (this.#opened && !this.#closed ? backOff(times, reconnect) : null);
+    // A master that is a replica now: another connect may find the new master, but not every time that it is asked.
+    const reconnectOnError = ({ message }: Error): boolean => {
+      const now = this.#context.clock.monotonic();
+      if (!message.startsWith('READONLY') || now < this.#nextLookElsewhere) return false;
+      this.#nextLookElsewhere = now + lookElsewhere;
+      return true;
+    };
     const common = {
       lazyConnect: true,
       // Its names are for the server's list of clients, which takes no spaces.
@@ -309,6 +319,7 @@ export class Link {
         ...(sentinelPassword === undefined ? {} : { sentinelPassword }),
         ...(tls === undefined ? {} : { enableTLSForSentinelMode: true, sentinelTLS: tls }),
         failoverDetector: true,
+        reconnectOnError,
       });
     }
     const [first] = hosts;
@@ -316,8 +327,20 @@ export class Link {
       ...common,
       db,
       ...(first === undefined ? {} : { host: first.host, port: first.port }),
-      // A server that was a master and is a replica now: the next connect may find the new master.
-      reconnectOnError: (error: Error) => error.message.startsWith('READONLY'),
+      reconnectOnError,
+    });
+  }
+}
+
+/** @throws ConnectionError when the user's function fails, which may work the next time */
+async function askPassword({ password, target }: Settings): Promise<string | undefined> {
+  try {
+    return await password?.();
+  } catch (cause) {
+    throw new ConnectionError(`cannot connect to ${target}: the password could not be got: ${textOf(cause)}`, {
+      adapter: adapterName,
+      cause,
+      retryable: true,
     });
   }
 }

@@ -11,10 +11,10 @@ import {
 } from '@waybill/core/adapter';
 
 /** The field that holds the body. A user's header of this name stands in `headerNamedBody`. */
-export const bodyField = 'body';
+const bodyField = 'body';
 const headerNamedBody = 'waybill-header-body';
 /** On a copy: the place of the first one in the topic, which names a message that has no id. */
-export const positionField = 'waybill-position';
+const positionField = 'waybill-position';
 
 /** Fields and values of an entry in turn, as Redis takes them. */
 export type Fields = (string | Uint8Array)[];
@@ -48,7 +48,7 @@ export function toFields(message: OutgoingMessage): Fields {
 }
 
 /** What a delivery says of itself: the part that does not depend on who reads it. */
-export type Content = Omit<Delivery, 'lane' | 'deliveries' | 'alone' | 'leaseUntil'>;
+type Content = Omit<Delivery, 'lane' | 'deliveries' | 'alone' | 'leaseUntil'>;
 
 /**
  * Reads an entry, made by Waybill or by anybody else.

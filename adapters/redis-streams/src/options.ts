@@ -95,7 +95,7 @@ export function resolveOptions(options: RedisStreamsOptions): Settings {
     throw wrong('mode', `"${mode}" is none of standalone, cluster, sentinel`);
   }
   const tls = options.tls === true ? {} : options.tls === false ? undefined : options.tls;
-  const hosts = parseHosts(options.hosts, mode === 'sentinel' ? 26_379 : 6_379, adapterName);
+  const hosts = parseHosts(options.hosts ?? 'localhost', mode === 'sentinel' ? 26_379 : 6_379, `${adapterName}.hosts`);
   if (mode === 'standalone' && hosts.length > 1) {
     throw wrong('hosts', 'are several; say with mode=cluster or mode=sentinel what they are');
   }

@@ -2,7 +2,6 @@ import { randomUUID } from 'node:crypto';
 import {
   Alarm,
   type ConnectionError,
-  ConnectionError as ConnectionFailure,
   type Delivery,
   LeaseLostError,
   type Receiver,
@@ -11,34 +10,36 @@ import {
   WaybillError,
 } from '@waybill/core/adapter';
 import { BlockingReader } from './blocking-reader.ts';
-import { adapterName, isMissing, NoAnswer, NotSent, noRoom, requestFailure, textOf } from './errors.ts';
+import { adapterName, isMissing, NoAnswer, NotSent, noRoom, requestFailure } from './errors.ts';
 import { moveLimit, temporaryExpiry } from './housekeeping.ts';
-import { isAfter } from './ids.ts';
 import type { Arg, Link } from './link.ts';
 import { deadLetterFields, type Entry, fromEntry } from './message.ts';
 import type { GroupKeys } from './names.ts';
-import { type LinkListener, leaving, Portion, pulseOf, type ReceiverParts, rarely } from './receiver-parts.ts';
-import { asEntry, asFound, asList, asNumber, asStreams, asText, type Found } from './replies.ts';
 import {
-  consumerPrefix,
-  extend,
-  leave,
-  listOwn,
-  lostBefore,
-  pulse,
-  readAlone,
-  readOwn,
-  settle,
-  takeOver,
-} from './scripts.ts';
-import { idBefore } from './topology.ts';
+  awayError,
+  firstUnsettled,
+  handName,
+  type LinkListener,
+  Losses,
+  leaving,
+  Portion,
+  pulseOf,
+  type ReceiverParts,
+  rarely,
+  retryStream,
+  topicStream,
+  Wake,
+  whatOf,
+} from './receiver-parts.ts';
+import { asEntry, asFound, asList, asNumber, asStreams, asText, type Found } from './replies.ts';
+import { consumerPrefix, extend, leave, listOwn, pulse, readAlone, readOwn, settle, takeOver } from './scripts.ts';
 
 /** A topic without order has one lane. */
 const lane = '0';
-/** The group's streams, by their places in the keys of scripts. */
-const topicStream = 1;
-const retryStream = 2;
+/** The third of the group's streams, which only such a group has. */
 const aloneStream = 3;
+/** The server lists all groups of a stream or none: of more than these it is asked seldom (300 broadcasts: 1 ms a list). */
+const fewGroups = 16;
 
 interface StreamDelivery extends Delivery {
   leaseUntil: number;
@@ -61,6 +62,9 @@ export class GroupReceiver implements Receiver, LinkListener {
   readonly #keys: GroupKeys;
   readonly #me = `${consumerPrefix}${randomUUID()}`;
   readonly #alarm: Alarm;
+  readonly #what: string;
+  readonly #losses: Losses;
+  readonly #wake = new Wake();
   #reader: BlockingReader | undefined;
   /** All that was handed to us and is not settled, by stream and id; also what core has not asked for yet. */
   readonly #hand = new Map<string, StreamDelivery>();
@@ -78,10 +82,13 @@ export class GroupReceiver implements Receiver, LinkListener {
   #pulsing = false;
   #surplus = 0;
   #lastId = '0';
-  #reportedLoss = '';
+  /** When the group was made, by the server's clock. */
+  #made: string | undefined;
+  /** Groups that the stream has. */
+  #groups = 0;
   #repairing: Promise<void> | undefined;
   readonly #portion: Portion;
-  #wake = Promise.withResolvers<void>();
+  /** Connected, and the last sign of life was taken. */
   #isUp = true;
   #failure: WaybillError | undefined;
   #open = true;
@@ -90,6 +97,8 @@ export class GroupReceiver implements Receiver, LinkListener {
     this.#parts = parts;
     this.#link = parts.link;
     this.#keys = parts.place.groups[0] as GroupKeys;
+    this.#what = whatOf(parts.source);
+    this.#losses = new Losses(parts.context.clock);
     this.#portion = new Portion(parts.source.prefetchBytes);
     this.#alarm = new Alarm(parts.context.clock, () => void this.#beat());
   }
@@ -100,13 +109,7 @@ export class GroupReceiver implements Receiver, LinkListener {
     await receiver.#pulse();
     const reader = await BlockingReader.open(parts, (error) => receiver.linkChanged(error));
     receiver.#reader = reader;
-    try {
-      parts.events.assigned([lane]);
-      await receiver.#tellLoss();
-    } catch (error) {
-      await reader.close();
-      throw error;
-    }
+    parts.events.assigned([lane]);
     receiver.#arm();
     return receiver;
   }
@@ -116,7 +119,7 @@ export class GroupReceiver implements Receiver, LinkListener {
   async receive(max: number, finish: AbortSignal): Promise<readonly Delivery[]> {
     const finished = (): void => {
       this.#reader?.unblock();
-      this.#wakeUp();
+      this.#wake.up();
     };
     finish.addEventListener('abort', finished, { once: true });
     try {
@@ -134,7 +137,7 @@ export class GroupReceiver implements Receiver, LinkListener {
       void this.#letBufferGo();
       return last;
     } catch (error) {
-      throw this.#asFailure(error);
+      throw requestFailure(error, `${this.#what}: messages cannot be read`);
     } finally {
       finish.removeEventListener('abort', finished);
     }
@@ -166,7 +169,7 @@ export class GroupReceiver implements Receiver, LinkListener {
     for (let i = 0; i < batch.length; i++) {
       const settlement = batch[i] as Settlement;
       const delivery = settlement.delivery as StreamDelivery;
-      if (this.#hand.get(nameOf(delivery)) !== delivery) continue;
+      if (this.#hand.get(handName(delivery)) !== delivery) continue;
       places.push(i);
       args.push(delivery.stream, delivery.entry.id);
       if (settlement.verb === 'ack') args.push('ack', 0);
@@ -204,9 +207,11 @@ export class GroupReceiver implements Receiver, LinkListener {
     this.#presentUntil = Math.max(this.#presentUntil, asked + lease);
     return deliveries.map((one, i) => {
       const delivery = one as StreamDelivery;
-      const ours = asNumber(kept[i]) === 1 && this.#hand.get(nameOf(delivery)) === delivery;
-      if (!ours && this.#hand.get(nameOf(delivery)) === delivery) this.#hand.delete(nameOf(delivery));
-      return ours ? asked + lease : undefined;
+      const inHand = this.#hand.get(handName(delivery)) === delivery;
+      if (inHand && asNumber(kept[i]) === 1) return asked + lease;
+      // One that may be settled already stays until its settlement, which is repeated, has found out.
+      if (inHand && delivery.unsure !== true) this.#hand.delete(handName(delivery));
+      return undefined;
     });
   }
 
@@ -219,7 +224,7 @@ export class GroupReceiver implements Receiver, LinkListener {
     this.#open = false;
     this.#alarm.stop();
     this.#reader?.unblock();
-    this.#wakeUp();
+    this.#wake.up();
     const { clock } = this.#parts.context;
     await leaving(clock, this.#reading);
     this.#parts.closed(this);
@@ -233,29 +238,29 @@ export class GroupReceiver implements Receiver, LinkListener {
   // What happens to the connections.
 
   linkChanged(error?: ConnectionError): void {
-    const isUp = this.#link.isUp && (this.#reader?.isUp ?? true);
-    if (!isUp) this.#doubt = true;
-    if (isUp === this.#isUp || !this.#open) return;
-    if (!isUp) {
-      this.#isUp = false;
-      const { target } = this.#parts.settings;
-      const away = `${target} cannot be reached`;
-      this.#parts.events.interrupted(error ?? new ConnectionFailure(away, { adapter: adapterName, retryable: true }));
-      this.#wakeUp();
-    } else void this.#restore();
+    if (!this.#open) return;
+    if (this.#isConnected) void this.#beat();
+    else this.#interrupt(error ?? awayError(this.#parts.settings));
   }
 
-  async #restore(): Promise<void> {
-    try {
-      await this.#pulse();
-    } catch (error) {
-      if (isMissing(error)) await this.#repair();
-    }
-    if (!this.#link.isUp || !this.#reader?.isUp || this.#isUp || !this.#open) return;
+  get #isConnected(): boolean {
+    return this.#link.isUp && (this.#reader?.isUp ?? true);
+  }
+
+  #interrupt(error: WaybillError): void {
+    this.#doubt = true;
+    if (!this.#isUp) return;
+    this.#isUp = false;
+    this.#parts.events.interrupted(error);
+    this.#wake.up();
+  }
+
+  #recover(): void {
+    if (this.#isUp || !this.#isConnected || !this.#open) return;
     this.#isUp = true;
     this.#doubt = true;
     this.#parts.events.restored();
-    this.#wakeUp();
+    this.#wake.up();
   }
 
   // Getting messages.
@@ -281,6 +286,7 @@ export class GroupReceiver implements Receiver, LinkListener {
         await Promise.race([this.#reading, woken]);
       }
     } catch (error) {
+      if (error instanceof NoAnswer) this.#doubt = true;
       if (!isMissing(error)) throw error;
       await this.#repair();
     }
@@ -357,7 +363,7 @@ export class GroupReceiver implements Receiver, LinkListener {
   #keep(found: readonly Found[]): StreamDelivery[] {
     const kept: StreamDelivery[] = [];
     for (const { stream, entry, deliveries } of found) {
-      const name = `${stream}:${entry.id}`;
+      const name = handName({ stream, entry });
       if (this.#hand.has(name)) continue;
       const delivery: StreamDelivery = {
         ...fromEntry(entry, ''),
@@ -389,7 +395,7 @@ export class GroupReceiver implements Receiver, LinkListener {
 
   #settled(settlement: Settlement, letter: string | undefined, failure: unknown): SettleResult {
     const delivery = settlement.delivery as StreamDelivery;
-    const name = nameOf(delivery);
+    const name = handName(delivery);
     if (letter === 'r' || letter === undefined) {
       if (failure instanceof NoAnswer) delivery.unsure = true;
       if (settlement.verb === 'abandon') {
@@ -416,31 +422,40 @@ export class GroupReceiver implements Receiver, LinkListener {
     const { clock } = this.#parts.context;
     const { lease, group: ref } = this.#parts.source;
     const { stream, retry, alone, waiting, members, group } = this.#keys;
-    const { delayed, temporary } = this.#parts.place.topic;
+    const { delayed, temporary, facts } = this.#parts.place.topic;
     const asked = clock.monotonic();
     const rare = asked >= this.#nextRare;
+    const look = rare || this.#groups <= fewGroups;
     const reply = asList(
       await this.#link.run(
         pulse,
-        [stream, retry, alone, waiting, members, delayed, temporary],
-        [group, this.#me, lease, moveLimit, ref.temporary ? temporaryExpiry : 0, rare ? 1 : 0],
+        [stream, retry, alone, waiting, members, delayed, temporary, facts],
+        [group, this.#me, lease, moveLimit, ref.temporary ? temporaryExpiry : 0, rare ? 1 : 0, look ? 1 : 0],
       ),
     );
-    const [due, free, own, lastId] = reply;
+    const [due, free, own, made, groups, lastId, lost, first] = reply;
     if (rare) this.#nextRare = asked + rarely;
     // While we were silent others may have taken what nobody has asked for yet; core looks after the rest.
     if (this.#presentUntil !== 0 && this.#presentUntil < asked) {
-      for (const delivery of this.#buffer) this.#hand.delete(nameOf(delivery));
+      for (const delivery of this.#buffer) this.#hand.delete(handName(delivery));
       this.#buffer = [];
       this.#doubt = true;
     }
     this.#presentUntil = Math.max(this.#presentUntil, asked + lease);
-    this.#lastId = asText(lastId);
+    if (look) {
+      this.#groups = asNumber(groups);
+      this.#lastId = asText(lastId);
+    }
     this.#free = asNumber(free);
     this.#nextPulse = asked + pulseOf(lease);
     if (asNumber(due) >= 0) this.#nextPulse = Math.min(this.#nextPulse, clock.monotonic() + Math.max(1, asNumber(due)));
+    const loss = look ? this.#losses.sentence(asNumber(lost), asText(first), 'the stream') : undefined;
+    if (loss !== undefined) this.#parts.events.positionLost(lane, `${this.#what} ${loss}`);
     this.#compareBooks(asNumber(own));
-    if (this.#free > 0 || this.#doubt) this.#wakeUp();
+    if (this.#made === undefined || this.#hand.size === 0) this.#made = asText(made);
+    // Deleted and made again by another member, which knows nothing of what is in our hands.
+    else if (this.#made !== asText(made)) await this.#repair();
+    if (this.#free > 0 || this.#doubt) this.#wake.up();
   }
 
   /** Twice in a row more than we know of: something got lost on its way to us. */
@@ -455,18 +470,36 @@ export class GroupReceiver implements Receiver, LinkListener {
     if (this.#pulsing || !this.#open) return;
     this.#pulsing = true;
     try {
-      const rare = this.#parts.context.clock.monotonic() >= this.#nextRare;
-      if (this.#isUp) await this.#pulse();
-      if (this.#isUp && rare) await this.#tellLoss();
-    } catch (error) {
-      if (isMissing(error)) await this.#repair();
-      else if (!(error instanceof NotSent)) {
-        this.#parts.context.logger.debug(`${this.#what}: no sign of life could be given, tried again`, { error });
+      if (this.#isConnected) {
+        await this.#pulse();
+        this.#recover();
       }
+    } catch (error) {
+      await this.#afterFailedPulse(error);
     } finally {
       this.#pulsing = false;
       this.#arm();
     }
+  }
+
+  async #afterFailedPulse(failure: unknown): Promise<void> {
+    const { clock, logger } = this.#parts.context;
+    this.#nextPulse = clock.monotonic() + pulseOf(this.#parts.source.lease);
+    if (!this.#open) return;
+    let error = failure;
+    if (isMissing(error)) {
+      try {
+        await this.#repair();
+        return;
+      } catch (why) {
+        error = why;
+      }
+    }
+    logger.debug(`${this.#what}: no sign of life could be given, tried again`, { error });
+    // Without an answer that is the connection's matter, but of a cluster whose link stands a node may be away.
+    if (!this.#link.isCluster && (error instanceof NotSent || error instanceof NoAnswer)) return;
+    // What is refused to a pulse is refused to a read.
+    this.#interrupt(requestFailure(error, `${this.#what}: nothing can be read`));
   }
 
   #arm(): void {
@@ -474,18 +507,7 @@ export class GroupReceiver implements Receiver, LinkListener {
     this.#alarm.at(this.#nextPulse > soonest ? this.#nextPulse : soonest + 50);
   }
 
-  /** Messages that were trimmed before this group had read them (RET-02). */
-  async #tellLoss(): Promise<void> {
-    const { stream, group } = this.#keys;
-    const [lost, first] = asList(await this.#link.run(lostBefore, [stream], [group]));
-    const place = asText(first);
-    if (asNumber(lost) === 0 || place === this.#reportedLoss) return;
-    this.#reportedLoss = place;
-    const what = `${this.#what} lost ${asNumber(lost)} messages that were trimmed from the stream before they were read; it goes on at ${place}`;
-    this.#parts.events.positionLost(lane, what);
-  }
-
-  /** The group was deleted under us: it is made again, or the receiver ends (LIFE-07). */
+  /** The group was deleted under us: it is made again, or the receiver ends (LIFE-07). Rejects as `#remake` does. */
   #repair(): Promise<void> {
     this.#repairing ??= this.#remake().finally(() => {
       this.#repairing = undefined;
@@ -493,41 +515,25 @@ export class GroupReceiver implements Receiver, LinkListener {
     return this.#repairing;
   }
 
+  /** @throws what stands in the way; the receiver has ended where that is for good */
   async #remake(): Promise<void> {
-    const { events, remake, context } = this.#parts;
-    // From the first that is not settled on, else from what came last: nothing is lost by it.
-    let from = this.#lastId;
-    for (const { stream, entry } of this.#hand.values()) {
-      if (stream === topicStream && !isAfter(entry.id, from)) from = idBefore(entry.id);
-    }
+    const { events, remake } = this.#parts;
+    const from = firstUnsettled(this.#lastId, this.#hand.values());
     try {
       await remake(() => from);
-      this.#hand.clear();
-      this.#buffer = [];
-      events.lost([lane], new LeaseLostError(`${this.#what}: the group was deleted`, { adapter: adapterName }));
     } catch (error) {
       if (WaybillError.is(error, 'CONFIG')) {
         this.#failure = error;
         events.failed(error);
-      } else context.logger.debug(`${this.#what}: the group cannot be made again yet`, { error });
+        this.#wake.up();
+      }
+      throw error;
     }
-    this.#wakeUp();
-  }
-
-  #wakeUp(): void {
-    const { resolve } = this.#wake;
-    this.#wake = Promise.withResolvers<void>();
-    resolve();
-  }
-
-  get #what(): string {
-    const { topic, name } = this.#parts.source.group;
-    return `topic "${topic.name}", group "${name}"`;
-  }
-
-  #asFailure(error: unknown): WaybillError {
-    return WaybillError.is(error) ? error : requestFailure(error, `${this.#what}: ${textOf(error)}`);
+    this.#made = undefined;
+    this.#hand.clear();
+    this.#buffer = [];
+    this.#doubt = true;
+    events.lost([lane], new LeaseLostError(`${this.#what}: the group was deleted`, { adapter: adapterName }));
+    this.#wake.up();
   }
 }
-
-const nameOf = ({ stream, entry }: StreamDelivery): string => `${stream}:${entry.id}`;

@@ -20,11 +20,11 @@ function vital(...parts: readonly string[]): Script {
 }
 
 /** A consumer that nobody is: it has what members let go, for whoever comes first. */
-export const freeConsumer = 'waybill-free';
+const freeConsumer = 'waybill-free';
 /** Consumers that we made begin so; those of other programs are left alone. */
 export const consumerPrefix = 'waybill-';
 /** The one consumer of a lane, whoever owns it: what is pending there belongs to the lane. */
-export const laneConsumer = 'waybill-lane';
+const laneConsumer = 'waybill-lane';
 
 /** Most values that Lua hands to one command. */
 const unpackLimit = 4_000;
@@ -46,10 +46,18 @@ local function groupOf(stream, name)
   local groups = redis.pcall('XINFO', 'GROUPS', stream)
   if failed(groups) then return nil end
   for _, flat in ipairs(groups) do
-    local g = map(flat)
-    if g.name == name then return g end
+    if flat[2] == name then return map(flat), #groups end
   end
   return nil
+end
+-- Whether one id comes after another: their parts may be larger than Lua's numbers.
+local function isAfter(a, b)
+  local am, as = string.match(a, '^(%d+)-(%d+)$')
+  local bm, bs = string.match(b, '^(%d+)-(%d+)$')
+  if #am ~= #bm then return #am > #bm end
+  if am ~= bm then return am > bm end
+  if #as ~= #bs then return #as > #bs end
+  return as > bs
 end
 local function set(fields, name, value)
   for i = 1, #fields, 2 do
@@ -101,6 +109,22 @@ local function ackAll(stream, group, ids, delete)
 end
 `;
 
+/**
+ * How many messages were trimmed before the group read them (RET-02), and the oldest id that is left. The stream is
+ * looked at, first message and last included, only when nothing is left in it that the group has read.
+ */
+const losing = `
+local function lostOf(stream, g)
+  local read = g['entries-read']
+  if not read or (g.lag and g.lag < redis.call('XLEN', stream)) then return 0, '' end
+  local info = map(redis.call('XINFO', 'STREAM', stream))
+  local lost = info['entries-added'] - info.length - read
+  local left = info['first-entry'] and info['first-entry'][1] or info['last-generated-id']
+  if lost <= 0 or not isAfter(left, g['last-delivered-id']) then return 0, '' end
+  return lost, left
+end
+`;
+
 /** Entries of consumers that are dead, or nobody: `claimable(stream, group, me, members)` gives their names. */
 const taking = `
 local function claimable(stream, group, me, members, at)
@@ -140,16 +164,26 @@ local function take(stream, group, me, names, max, found, deleted)
 end
 `;
 
+/** Bytes of messages that one script moves, more or less: nobody else is served meanwhile (10 ms a MiB). */
+export const moveBytes = 4 * 1024 * 1024;
+
 /** Moves what is due out of a sorted set; gives the time of the next one, or -1. */
 const moving = `
 local function moveDue(from, target, at, limit)
-  local due = redis.call('ZRANGEBYSCORE', from, '-inf', at, 'LIMIT', 0, limit)
-  for _, member in ipairs(due) do
-    local item = cmsgpack.unpack(member)
-    local fields = item[3]
-    local stored = store(target(item[2]), fields)
-    if failed(stored) then return at end
-    redis.call('ZREM', from, member)
+  local moved, bytes = 0, 0
+  while moved < limit and bytes < ${moveBytes} do
+    -- One shows how large they are; then as many as there is room for.
+    local room = moved == 0 and 1 or math.ceil((${moveBytes} - bytes) * moved / bytes)
+    local due = redis.call('ZRANGEBYSCORE', from, '-inf', at, 'LIMIT', 0, math.min(limit - moved, room))
+    if not due[1] then break end
+    for _, member in ipairs(due) do
+      local item = cmsgpack.unpack(member)
+      local stored = store(target(item[2]), item[3])
+      if failed(stored) then return at end
+      redis.call('ZREM', from, member)
+      moved = moved + 1
+      bytes = bytes + #member
+    end
   end
   local first = redis.call('ZRANGE', from, 0, 0, 'WITHSCORES')
   if not first[1] then return -1 end
@@ -167,13 +201,26 @@ return redis.call('HMGET', KEYS[1], 'ordered', 'lanes')
 `);
 
 /**
- * KEYS stream, retry, alone, deadLetters. ARGV group, start, extra ('1': with a stream of messages set apart). The start
- * is '$', '0', or the id of the last message to be skipped. Gives 1 when the group is new.
+ * Where a group begins: none stands in the future, where it would skip what is published until then. Clocks differ, so
+ * only the server can tell.
+ */
+const starting = `
+local function startOf(start, last)
+  if string.find(start, '-', 1, true) and isAfter(start, last) then return '$' end
+  return start
+end
+`;
+
+/**
+ * KEYS stream, retry, alone, deadLetters, and facts where the group has members that share one stream. ARGV group, start,
+ * extra ('1': with a stream of messages set apart), back ('1': one that is there goes back to the start, never forward). The
+ * start is '$', '0', or the id of the last message to be skipped. The facts tell by the time when a group was made anew.
  */
 export const makeGroup = script(
   helpers,
+  starting,
   `
-local group, start = ARGV[1], ARGV[2]
+local group = ARGV[1]
 local function made(reply)
   if not failed(reply) then return 1 end
   if string.find(reply.err, 'BUSYGROUP', 1, true) then return 0 end
@@ -186,30 +233,38 @@ if redis.call('EXISTS', KEYS[1]) == 1 then
   local info = map(redis.call('XINFO', 'STREAM', KEYS[1]))
   added, length, last = info['entries-added'], info.length, info['last-generated-id']
 end
+local start = startOf(ARGV[2], last)
 local isNew
 if start == '$' then isNew = made(redis.pcall('XGROUP', 'CREATE', KEYS[1], group, last, 'MKSTREAM', 'ENTRIESREAD', added))
 elseif start == '0' then isNew = made(redis.pcall('XGROUP', 'CREATE', KEYS[1], group, '0', 'MKSTREAM', 'ENTRIESREAD', added - length))
 else isNew = made(redis.pcall('XGROUP', 'CREATE', KEYS[1], group, start, 'MKSTREAM')) end
 made(redis.pcall('XGROUP', 'CREATE', KEYS[2], group, '0', 'MKSTREAM'))
 if ARGV[3] == '1' then made(redis.pcall('XGROUP', 'CREATE', KEYS[3], group, '0', 'MKSTREAM')) end
+if isNew == 1 and KEYS[5] then redis.call('HSET', KEYS[5], 'made:' .. group, table.concat(redis.call('TIME'), '.'))
+elseif isNew == 0 and ARGV[4] == '1' and start ~= '$' then
+  local from = start == '0' and '0-0' or start
+  if isAfter(groupOf(KEYS[1], group)['last-delivered-id'], from) then redis.call('XGROUP', 'SETID', KEYS[1], group, from) end
+end
 if redis.call('EXISTS', KEYS[4]) == 0 then
   redis.call('XGROUP', 'CREATE', KEYS[4], group, '0', 'MKSTREAM')
   redis.call('XGROUP', 'DESTROY', KEYS[4], group)
 end
-return isNew
+return 1
 `,
 );
 
 /** KEYS stream. ARGV group, start as for `makeGroup`. */
 export const seekGroup = script(
   helpers,
+  starting,
   `
 if not groupOf(KEYS[1], ARGV[1]) then return redis.error_reply('NOGROUP ' .. KEYS[1]) end
 local info = map(redis.call('XINFO', 'STREAM', KEYS[1]))
-local added, length = info['entries-added'], info.length
-if ARGV[2] == '$' then redis.call('XGROUP', 'SETID', KEYS[1], ARGV[1], info['last-generated-id'], 'ENTRIESREAD', added)
-elseif ARGV[2] == '0' then redis.call('XGROUP', 'SETID', KEYS[1], ARGV[1], '0', 'ENTRIESREAD', added - length)
-else redis.call('XGROUP', 'SETID', KEYS[1], ARGV[1], ARGV[2]) end
+local added, length, last = info['entries-added'], info.length, info['last-generated-id']
+local start = startOf(ARGV[2], last)
+if start == '$' then redis.call('XGROUP', 'SETID', KEYS[1], ARGV[1], last, 'ENTRIESREAD', added)
+elseif start == '0' then redis.call('XGROUP', 'SETID', KEYS[1], ARGV[1], '0', 'ENTRIESREAD', added - length)
+else redis.call('XGROUP', 'SETID', KEYS[1], ARGV[1], start) end
 return 1
 `,
 );
@@ -255,36 +310,35 @@ export const moveDelayed = vital(
   moving,
   `
 local at = now()
-local due = moveDue(KEYS[1], function() return KEYS[2] end, at, ARGV[1])
+local due = moveDue(KEYS[1], function() return KEYS[2] end, at, tonumber(ARGV[1]))
 if due < 0 then return -1 end
 return math.max(0, math.ceil(due - at))
 `,
 );
 
 /**
- * A member's pulse. KEYS stream, retry, alone, waiting, members, delayed, temporary.
- * ARGV group, me, lease, limit, lifetime of a temporary group or 0, clean ('1': remove dead consumers).
- * Gives milliseconds until something is due or -1, how much can be taken over, how much is our own, the group's last id.
+ * A member's pulse. KEYS stream, retry, alone, waiting, members, delayed, temporary, facts.
+ * ARGV group, me, lease, limit, lifetime of a temporary group or 0, clean ('1': remove dead consumers), look ('1').
+ * Gives milliseconds until something is due or -1, how much can be taken over, how much is our own, when the group was
+ * made; with a look, how many groups the stream has, the group's last id, and as `lostOf`.
  */
 export const pulse = vital(
   helpers,
   taking,
   moving,
+  losing,
   `
 local group, me, limit = ARGV[1], ARGV[2], tonumber(ARGV[4])
 local at = now()
-local mine = groupOf(KEYS[1], group)
-if not mine then return redis.error_reply('NOGROUP ' .. KEYS[1]) end
-for s = 2, 3 do
-  if not groupOf(KEYS[s], group) then return redis.error_reply('NOGROUP ' .. KEYS[s]) end
-end
+-- These raise NOGROUP where one of the three is gone.
+local _, free, own = claimable(KEYS[1], group, me, KEYS[5], at)
+local _, freeRetries, ownRetries = claimable(KEYS[2], group, me, KEYS[5], at)
+redis.call('XPENDING', KEYS[3], group)
 redis.call('ZADD', KEYS[5], at + ARGV[3], me)
 if ARGV[5] ~= '0' then redis.call('ZADD', KEYS[7], at + ARGV[5], group) end
 local due = moveDue(KEYS[4], function(to) if to == 'alone' then return KEYS[3] end return KEYS[2] end, at, limit)
 local delayed = moveDue(KEYS[6], function() return KEYS[1] end, at, limit)
 if delayed >= 0 and (due < 0 or delayed < due) then due = delayed end
-local _, free, own = claimable(KEYS[1], group, me, KEYS[5], at)
-local _, freeRetries, ownRetries = claimable(KEYS[2], group, me, KEYS[5], at)
 if ARGV[6] == '1' then
   local names = {}
   for s = 1, 3 do
@@ -303,7 +357,10 @@ if ARGV[6] == '1' then
   redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', at - 86400000)
 end
 if due >= 0 then due = math.max(0, math.ceil(due - at)) end
-return { due, free + freeRetries, own + ownRetries, mine['last-delivered-id'] }
+local made = redis.call('HGET', KEYS[8], 'made:' .. group) or ''
+if ARGV[7] == '0' then return { due, free + freeRetries, own + ownRetries, made } end
+local mine, groups = groupOf(KEYS[1], group)
+return { due, free + freeRetries, own + ownRetries, made, groups, mine['last-delivered-id'], lostOf(KEYS[1], mine) }
 `,
 );
 
@@ -506,10 +563,12 @@ return names
 
 /**
  * Takes a lane that nobody has, or keeps it. KEYS owner, stream, retry. ARGV me, lease, group.
- * Gives whether it is ours, how much of it is pending, and the last id that the group was given.
+ * Gives 0 when it is not ours, else 1 where it was and 2 where it is now; the last ids that the group was given, and as
+ * `lostOf`.
  */
 export const ownLane = vital(
   helpers,
+  losing,
   `
 local owner = redis.call('GET', KEYS[1])
 if owner and owner ~= ARGV[1] then return { 0 } end
@@ -518,7 +577,7 @@ if not mine then return redis.error_reply('NOGROUP ' .. KEYS[2]) end
 local retries = groupOf(KEYS[3], ARGV[3])
 if not retries then return redis.error_reply('NOGROUP ' .. KEYS[3]) end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return { owner and 1 or 2, mine.pending + retries.pending, mine['last-delivered-id'], retries['last-delivered-id'] }
+return { owner and 1 or 2, mine['last-delivered-id'], retries['last-delivered-id'], lostOf(KEYS[2], mine) }
 `,
 );
 
@@ -543,14 +602,6 @@ local function add(s, reply)
   if not reply then return end
   for _, entry in ipairs(reply[1][2]) do found[#found + 1] = { s, entry[1], entry[2] } end
 end
-local function after(a, b)
-  local am, as = string.match(a, '^(%d+)-(%d+)$')
-  local bm, bs = string.match(b, '^(%d+)-(%d+)$')
-  if #am ~= #bm then return #am > #bm end
-  if am ~= bm then return am > bm end
-  if #as ~= #bs then return #as > #bs end
-  return as > bs
-end
 add(1, redis.call('XREADGROUP', 'GROUP', group, '${laneConsumer}', 'COUNT', max, 'STREAMS', KEYS[2], '>'))
 while #found < max do
   local retries = groupOf(KEYS[3], group)
@@ -559,7 +610,7 @@ while #found < max do
   if not next then break end
   local behind = get(next[2], 'waybill-behind')
   local read = groupOf(KEYS[2], group)['last-delivered-id']
-  if behind and after(behind, read) and redis.call('XRANGE', KEYS[2], '(' .. read, '+', 'COUNT', 1)[1] then break end
+  if behind and isAfter(behind, read) and redis.call('XRANGE', KEYS[2], '(' .. read, '+', 'COUNT', 1)[1] then break end
   add(2, redis.call('XREADGROUP', 'GROUP', group, '${laneConsumer}', 'COUNT', 1, 'STREAMS', KEYS[3], '>'))
 end
 return found
@@ -730,25 +781,6 @@ return { waiting, redis.call('ZCARD', KEYS[4]) + redis.call('ZCARD', KEYS[6]), i
 );
 
 /**
- * How many messages a group has lost that were trimmed before it read them (RET-02). KEYS stream. ARGV group.
- * Gives the number, and the oldest id that is left.
- */
-export const lostBefore = vital(
-  helpers,
-  `
-local mine = groupOf(KEYS[1], ARGV[1])
-if not mine then return redis.error_reply('NOGROUP ' .. KEYS[1]) end
-local read = mine['entries-read']
-if not read then return { 0, '' } end
-local info = map(redis.call('XINFO', 'STREAM', KEYS[1]))
-local lost = info['entries-added'] - info.length - read
-if lost <= 0 then return { 0, '' } end
-local first = info['first-entry']
-return { lost, first and first[1] or info['last-generated-id'] }
-`,
-);
-
-/**
  * Keeps a stream small: what all groups have acked goes, except the last `retain`. KEYS stream. ARGV retain, maxLength
  * or -1.
  */
@@ -761,14 +793,6 @@ local maxLength = tonumber(ARGV[2])
 if maxLength >= 0 then redis.call('XTRIM', stream, 'MAXLEN', '~', maxLength) end
 local spare = redis.call('XLEN', stream) - tonumber(ARGV[1])
 if spare > 0 then
-  local function before(a, b)
-    local am, as = string.match(a, '^(%d+)-(%d+)$')
-    local bm, bs = string.match(b, '^(%d+)-(%d+)$')
-    if #am ~= #bm then return #am < #bm end
-    if am ~= bm then return am < bm end
-    if #as ~= #bs then return #as < #bs end
-    return as < bs
-  end
   local info = map(redis.call('XINFO', 'STREAM', stream))
   local floor = info['last-generated-id']
   for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
@@ -777,9 +801,9 @@ if spare > 0 then
     local keep = g['last-delivered-id']
     if g.pending > 0 then
       local first = redis.call('XPENDING', stream, g.name)[2]
-      if first and before(first, keep) then keep = first end
+      if first and isAfter(keep, first) then keep = first end
     end
-    if before(keep, floor) then floor = keep end
+    if isAfter(floor, keep) then floor = keep end
   end
   -- Whole nodes only, and never so many that less than asked are left.
   redis.call('XTRIM', stream, 'MINID', '~', floor, 'LIMIT', spare)

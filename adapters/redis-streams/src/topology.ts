@@ -110,21 +110,26 @@ export class Topology {
     }
   }
 
-  /** @param start of each lane, as `makeGroup` takes it */
-  async make(ref: GroupRef, start: (lane: number) => string): Promise<void> {
+  /**
+   * @param start of each lane, as `makeGroup` takes it; `undefined` leaves a lane as it is
+   * @param back whether a group that is there goes back to it; the lanes of an ordered topic stay
+   */
+  async make(ref: GroupRef, start: (lane: number) => string | undefined, back = false): Promise<void> {
     const { topic, groups, lanes } = await this.placeOf(ref);
     const [first] = groups;
     if (ref.temporary && first !== undefined) {
       await this.#link.run(keepTemporary, [topic.temporary], [first.group, temporaryExpiry]);
     }
     await Promise.all(
-      groups.map((keys, lane) =>
-        this.#link.run(
+      groups.map(async (keys, lane) => {
+        const from = start(lane);
+        if (from === undefined) return;
+        await this.#link.run(
           makeGroup,
-          [keys.stream, keys.retry, keys.alone, keys.deadLetters],
-          [keys.group, start(lane), lanes === 0 ? 1 : 0],
-        ),
-      ),
+          [keys.stream, keys.retry, keys.alone, keys.deadLetters, ...(lanes === 0 ? [topic.facts] : [])],
+          [keys.group, from, lanes === 0 ? 1 : 0, back && lanes === 0 ? 1 : 0],
+        );
+      }),
     );
   }
 
@@ -169,6 +174,7 @@ export class Topology {
     if (first === undefined) return;
     await this.#link.call(['DEL', first.members]);
     await this.#link.call(['ZREM', topic.temporary, first.group]);
+    await this.#link.call(['HDEL', topic.facts, `made:${first.group}`]);
   }
 
   async seek(ref: GroupRef, to: Position): Promise<void> {

@@ -1,0 +1,39 @@
+import { systemClock, WaybillError } from '@waybill/core/adapter';
+import { describe, expect, test } from 'vitest';
+import { isMissing, requestFailure, ServerError } from '../src/errors.ts';
+import { firstUnsettled, Losses } from '../src/receiver-parts.ts';
+
+describe('a group counts as deleted', () => {
+  test.each([
+    "NOGROUP No such key 'orders' or consumer group 'billing' in XREADGROUP with GROUP option",
+    'UNBLOCKED the stream key no longer exists',
+  ])('after "%s"', (text) => {
+    expect(isMissing(new ServerError(text))).toBe(true);
+  });
+
+  // With topology 'verify' the subscription would fail for good.
+  test('not because its server has become a replica', () => {
+    const error = new ServerError(
+      'UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)',
+    );
+    expect(isMissing(error)).toBe(false);
+    expect(WaybillError.is(requestFailure(error, 'orders'), 'CONNECTION')).toBe(true);
+  });
+});
+
+test('a group that is made again begins before all that is in hand, whichever stream counts', () => {
+  const inHand = (stream: number, id: string) => ({ stream, entry: { id, fields: [] } });
+  expect(firstUnsettled('9-0', [])).toBe('9-0');
+  expect(firstUnsettled('9-0', [inHand(1, '7-1'), inHand(1, '8-0'), inHand(2, '1-0')])).toBe('7-0');
+});
+
+test('a loss is told once, and no flood of them', () => {
+  let now = 0;
+  const losses = new Losses({ ...systemClock, monotonic: () => now });
+  expect(losses.sentence(0, '', 'the stream')).toBeUndefined();
+  expect(losses.sentence(3, '5-0', 'the stream')).toMatch(/lost 3 messages .*5-0$/);
+  expect(losses.sentence(4, '6-0', 'the stream')).toBeUndefined();
+  now = 60_000;
+  expect(losses.sentence(3, '5-0', 'the stream')).toBeUndefined();
+  expect(losses.sentence(4, '6-0', 'the stream')).toMatch(/lost 4/);
+});
