@@ -25,6 +25,8 @@ const countLimit = 10_000;
 const scanRoom = { count: 2_000, bytes: 32 * 1_024 * 1_024 };
 /** Milliseconds that a scan keeps what it read from others at a time. */
 const scanLease = 60_000;
+/** Milliseconds: our clock and the broker's differ by less, as a rule. */
+const skew = 5_000;
 
 export interface AdminParts {
   readonly link: Link;
@@ -135,6 +137,9 @@ class Scan implements DeadLetterScan {
   #unread: ReceivedMessage[] = [];
   /** Messages that were handed on: one that comes again is not another. */
   readonly #seen = new Set<string>();
+  /** By the broker's clock: what comes later may be what was redriven and has died again, on and on. */
+  readonly #until: number;
+  #begun = false;
   #ended = false;
   #renewal: Timer | undefined;
   #closed = false;
@@ -144,6 +149,7 @@ class Scan implements DeadLetterScan {
     this.#group = group;
     this.#place = place;
     this.#leases = new Leases(parts.link);
+    this.#until = parts.clock.now() + skew;
   }
 
   async next(max: number): Promise<readonly DeadLetterRecord[]> {
@@ -199,10 +205,16 @@ class Scan implements DeadLetterScan {
     const { subscription } = this.#place.deadLetters;
     const read = new Map<string, ReceivedMessage>();
     let bytes = 0;
-    const enough = (): boolean => read.size >= scanRoom.count || bytes >= scanRoom.bytes;
+    let late = 0;
+    const enough = (): boolean => read.size >= scanRoom.count || bytes >= scanRoom.bytes || late >= scanRoom.count;
     const visit = (received: ReceivedMessage): boolean => {
       const id = received.message?.messageId ?? '';
       if (this.#seen.has(id)) return true;
+      // The first read is over before anything of it can die again.
+      if (this.#begun && storedAt(received.message ?? {}) > this.#until) {
+        late++;
+        return !enough();
+      }
       const before = read.get(id);
       if (before === undefined) bytes += received.message?.data?.length ?? 0;
       else this.#held.delete(before.ackId ?? '');
@@ -211,7 +223,8 @@ class Scan implements DeadLetterScan {
     };
     // At once: what comes back while this still reads would be read for ever.
     await pullAll(link, subscription, visit, (received) => this.#keep(received.map(({ ackId }) => ackId ?? '')));
-    this.#ended = !enough();
+    this.#begun = true;
+    this.#ended = read.size === 0 || !enough();
     this.#unread = [...read.values()].sort(older);
     this.#renewLater();
   }

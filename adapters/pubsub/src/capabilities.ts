@@ -18,6 +18,7 @@ export function capabilitiesOf(settings: Settings): Capabilities {
     maxDelay,
     publish: { maxMessages: limits.messagesPerPublish, maxBytes: limits.requestBytes, maxInFlight: 8 },
     log: settings.retainFor === undefined ? no('retainFor is false, so topics keep nothing') : yes,
+    groups: yes,
     orderedAttempts: no('nothing can be written on a message that Pub/Sub holds for its key'),
     countsDeliveries: no(
       'Pub/Sub counts deliveries only together with a dead-letter policy of its own, which also moves messages that no handler was given',

@@ -27,7 +27,7 @@ import { Publisher } from './publisher.ts';
 import { PubsubReceiver } from './receiver.ts';
 import { Sender } from './sender.ts';
 import { Survey } from './survey.ts';
-import { Topology } from './topology.ts';
+import { nameOf, Topology } from './topology.ts';
 
 /**
  * Milliseconds that a deleted topic is left to those who have groups on it: their subscriptions have to be made again
@@ -61,7 +61,7 @@ export class PubsubConnection implements Connection {
     this.#link = link;
     const { clock, logger, names, namePrefix } = context;
     this.#names = new BrokerNames(settings.project, namePrefix, names);
-    this.#topology = new Topology(link, this.#names, settings, (...where) => survey.seek(...where));
+    this.#topology = new Topology(link, this.#names, settings, () => survey);
     const survey = new Survey({ link, names: this.#names, topology: this.#topology, clock, logger });
     this.#sender = new Sender(link);
     this.#publisher = new Publisher({
@@ -113,18 +113,25 @@ export class PubsubConnection implements Connection {
     checkOptions(source.options ?? {}, [], 'broker.pubsub');
     const { clock, logger, topology } = this.#context;
     const standing = await this.#topology.standing(source.group);
+    for (const caution of standing.cautions)
+      logger.warn(`pubsub: the subscription of ${nameOf(source.group)}: ${caution}`);
+    const seat = await this.#link.takeSeat();
     const receiver = new PubsubReceiver({
       source,
       events,
       place: this.#topology.placeOf(source.group),
       standing,
       link: this.#link,
+      seat,
       sender: this.#sender,
       topology: this.#topology,
       makes: topology === 'create' || source.group.temporary,
       clock,
       logger,
-      closed: (closed) => this.#receivers.delete(closed),
+      closed: (closed) => {
+        this.#receivers.delete(closed);
+        this.#link.leaveSeat(seat);
+      },
     });
     this.#receivers.add(receiver);
     return receiver;

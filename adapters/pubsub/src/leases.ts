@@ -23,13 +23,22 @@ export class Leases {
     );
   }
 
-  /** Sets how long the broker waits from now on until it hands these out again. */
-  setDeadline(subscription: string, ackIds: readonly string[], seconds: number): Promise<readonly SettleResult[]> {
+  /**
+   * Sets how long the broker waits from now on until it hands these out again.
+   *
+   * @param patience milliseconds to wait for the answer; by default as the settings say
+   */
+  setDeadline(
+    subscription: string,
+    ackIds: readonly string[],
+    seconds: number,
+    patience?: number,
+  ): Promise<readonly SettleResult[]> {
     return this.#each(ackIds, (some) =>
       this.#link.call((link) =>
         link.subscriber.modifyAckDeadline(
           { subscription, ackIds: [...some], ackDeadlineSeconds: seconds },
-          link.once(),
+          link.once(patience),
         ),
       ),
     );
@@ -59,11 +68,11 @@ export class Leases {
       await request(ackIds);
       return all('applied');
     } catch (error) {
-      const code = statusOf(error);
+      const told = toldOf(error, ackIds);
+      if (told !== undefined) return ackIds.map((id) => resultOf(told[id], error));
       if (isNotFound(error)) return all('lost');
+      const code = statusOf(error);
       if (code === status.invalidArgument || code === status.failedPrecondition) {
-        const told = toldOf(error);
-        if (told !== undefined) return ackIds.map((id) => resultOf(told[id], error));
         if (ackIds.length === 1) return all('lost');
         // Which one it was is not told: the others count in the half that it is not in.
         const half = ackIds.length >> 1;
@@ -75,13 +84,15 @@ export class Leases {
   }
 }
 
-/** With exactly-once delivery the service says which ack ids did not count, and why; the others did. */
-function toldOf(error: unknown): Readonly<Record<string, string>> | undefined {
+/**
+ * With exactly-once delivery the service says which ack ids did not count, and why; the others did, whatever the code of
+ * the error. Errors of every kind carry such details, so only those that name an ack id count.
+ */
+function toldOf(error: unknown, ackIds: readonly string[]): Readonly<Record<string, string>> | undefined {
   if (!(error instanceof Error) || !('errorInfoMetadata' in error)) return undefined;
   const told = error.errorInfoMetadata;
-  return typeof told === 'object' && told !== null && Object.keys(told).length > 0
-    ? (told as Record<string, string>)
-    : undefined;
+  if (typeof told !== 'object' || told === null) return undefined;
+  return ackIds.some((id) => id in told) ? (told as Record<string, string>) : undefined;
 }
 
 function resultOf(failure: string | undefined, cause: unknown): SettleResult {

@@ -16,9 +16,15 @@ import type { ServiceAccount, Settings } from './options.ts';
 export interface Clients {
   readonly publisher: v1.PublisherClient;
   readonly subscriber: v1.SubscriberClient;
-  /** For pulls alone: a connection takes a hundred calls at once, and pulls wait. */
-  readonly puller: v1.SubscriberClient;
+  /** For pulls alone, which wait. */
+  readonly pullers: v1.SubscriberClient[];
 }
+
+/**
+ * Receivers whose pulls share a connection: the service takes a hundred calls at once on each, and a receiver makes up
+ * to four. What is above that waits in line, for as long as others wait for messages.
+ */
+const receiversPerPuller = 24;
 
 /** Whoever wants to know when the broker is away. */
 export interface LinkWatcher {
@@ -53,9 +59,12 @@ export class Link {
   readonly #context: AdapterContext;
   readonly #watchers = new Set<LinkWatcher>();
   readonly #closing = new AbortController();
+  readonly #auth: GoogleAuth;
   #clients: Clients;
   /** Clients whose connection was given up, with what is still under way on them. */
   readonly #old = new Set<Clients>();
+  /** Taken places among the pullers. */
+  readonly #seats = new Set<number>();
   #problem: ConnectionError | undefined;
   #doubting = false;
 
@@ -63,7 +72,8 @@ export class Link {
     this.settings = settings;
     this.clock = context.clock;
     this.#context = context;
-    this.#clients = makeClients(settings);
+    this.#auth = authOf(settings);
+    this.#clients = makeClients(settings, this.#auth, 1);
   }
 
   /** @throws ConnectionError that names the cause and the target (LIFE-04) */
@@ -72,7 +82,7 @@ export class Link {
     const stopped = new AbortController();
     try {
       await Promise.race([
-        link.#ping(context.connectTimeout),
+        ready(link.#clients).then(() => link.#ping(context.connectTimeout)),
         sleep(context.clock, context.connectTimeout, AbortSignal.any([stopped.signal, context.signal])).then(() => {
           throw new ConnectionError(`cannot connect to ${settings.target}: there was no answer in time`, {
             adapter: adapterName,
@@ -96,8 +106,31 @@ export class Link {
     return this.#clients.subscriber;
   }
 
-  get puller(): v1.SubscriberClient {
-    return this.#clients.puller;
+  /** @param seat from `takeSeat`; without one for a pull now and then */
+  puller(seat = 0): v1.SubscriberClient {
+    const { pullers } = this.#clients;
+    return pullers[Math.floor(seat / receiversPerPuller)] ?? (pullers[0] as v1.SubscriberClient);
+  }
+
+  /** A place for a receiver's pulls, until `leaveSeat`. */
+  async takeSeat(): Promise<number> {
+    let seat = 0;
+    while (this.#seats.has(seat)) seat++;
+    this.#seats.add(seat);
+    const { pullers } = this.#clients;
+    const at = Math.floor(seat / receiversPerPuller);
+    pullers[at] ??= new v1.SubscriberClient(optionsOf(this.settings, this.#auth));
+    try {
+      await pullers[at].initialize();
+      return seat;
+    } catch (error) {
+      this.#seats.delete(seat);
+      throw connectFailure(error, this.settings.target);
+    }
+  }
+
+  leaveSeat(seat: number): void {
+    this.#seats.delete(seat);
   }
 
   /** Why the broker cannot be reached; `undefined` while it can. */
@@ -154,19 +187,21 @@ export class Link {
   /** Any answer will do, also that there is no such topic or that we may not ask. */
   async #ping(ms: number): Promise<void> {
     const { project } = this.settings;
-    const { publisher, subscriber, puller } = this.#clients;
+    const { publisher, subscriber, pullers } = this.#clients;
     const options = this.once(ms);
     const subscription = `projects/${project}/subscriptions/waybill-ping`;
     const asked = [
       publisher.getTopic({ topic: `projects/${project}/topics/waybill-ping` }, options),
       subscriber.getSubscription({ subscription }, options),
-      puller.getSubscription({ subscription }, options),
+      ...pullers.map((puller) => puller.getSubscription({ subscription }, options)),
     ];
     for (const result of await Promise.allSettled(asked)) {
       if (result.status === 'fulfilled') continue;
       const { reason } = result;
       const code = statusOf(reason);
-      if (code !== status.notFound && code !== status.permissionDenied) throw reason;
+      // Quotas of looks are others than those of messages.
+      if (code !== status.notFound && code !== status.permissionDenied && code !== status.resourceExhausted)
+        throw reason;
       if (/project not found|project.*(?:deleted|disabled)|has not been used in project/i.test(textOf(reason)))
         throw reason;
     }
@@ -185,7 +220,7 @@ export class Link {
         failures++;
         if (this.#problem === undefined) this.#goDown(error);
         // Nothing comes back: whatever this connection still is, another is tried beside it.
-        if (statusOf(error) === status.deadlineExceeded) this.#renew();
+        if (statusOf(error) === status.deadlineExceeded) await this.#renew();
         await sleep(this.clock, backOff(failures, pingDelay), this.#closing.signal);
         if (this.#closing.signal.aborted) return;
       }
@@ -207,9 +242,17 @@ export class Link {
     for (const watcher of this.#watchers) watcher.down(problem);
   }
 
-  #renew(): void {
+  async #renew(): Promise<void> {
     const old = this.#clients;
-    this.#clients = makeClients(this.settings);
+    const made = makeClients(this.settings, this.#auth, old.pullers.length);
+    try {
+      await ready(made);
+    } catch {
+      // Credentials cannot be had at the moment: the old ones have theirs.
+      return closeClients(made);
+    }
+    if (this.#closing.signal.aborted) return closeClients(made);
+    this.#clients = made;
     this.#old.add(old);
     // Closing ends what is under way at once; it may end by itself first.
     void sleep(this.clock, this.settings.requestTimeout, this.#closing.signal).then(() => {
@@ -238,27 +281,34 @@ async function withKey(settings: Settings): Promise<Settings> {
 const keyFault = (text: string): ConnectionError =>
   new ConnectionError(text, { adapter: adapterName, retryable: false });
 
-function makeClients(settings: Settings): Clients {
-  const options: ClientOptions = {
-    projectId: settings.project,
-    ...channelOptions,
-    ...(settings.endpoint === undefined
-      ? { auth: authOf(settings) }
-      : {
-          servicePath: settings.endpoint.host,
-          port: settings.endpoint.port,
-          sslCreds: credentialsOf(settings),
-          auth: authOf(settings),
-        }),
-  };
+function makeClients(settings: Settings, auth: GoogleAuth, pullers: number): Clients {
+  const options = optionsOf(settings, auth);
   return {
     publisher: new v1.PublisherClient(options),
     subscriber: new v1.SubscriberClient(options),
-    puller: new v1.SubscriberClient(options),
+    pullers: Array.from({ length: pullers }, () => new v1.SubscriberClient(options)),
   };
 }
 
-function authOf({ endpoint, credentials, project }: Settings): GoogleAuth {
+function optionsOf(settings: Settings, auth: GoogleAuth): ClientOptions {
+  return {
+    projectId: settings.project,
+    ...channelOptions,
+    auth,
+    ...(settings.endpoint && { servicePath: settings.endpoint.host, port: settings.endpoint.port }),
+    ...(settings.service ? {} : { sslCreds: credentialsOf(settings, auth) }),
+  };
+}
+
+/**
+ * Waits until clients have what they need, such as credentials. A call on one that cannot get it would end the process:
+ * besides rejecting, the library leaves a rejection that nobody can catch.
+ */
+async function ready({ publisher, subscriber, pullers }: Clients): Promise<void> {
+  await Promise.all([publisher, subscriber, ...pullers].map((client) => client.initialize()));
+}
+
+function authOf({ service, credentials, project }: Settings): GoogleAuth {
   const scopes = ['https://www.googleapis.com/auth/pubsub'];
   const key = credentials && { email: credentials.client_email, key: credentials.private_key, scopes };
   const auth = new GoogleAuth({
@@ -266,7 +316,7 @@ function authOf({ endpoint, credentials, project }: Settings): GoogleAuth {
     scopes,
     ...(key === undefined ? {} : { authClient: new googleAuthLibrary.JWT(key) }),
     // Else the library asks Google's metadata server which universe it is in, and warns where there is none.
-    ...(endpoint === undefined ? {} : { clientOptions: { universeDomain: 'googleapis.com' } }),
+    ...(service ? {} : { clientOptions: { universeDomain: 'googleapis.com' } }),
   });
   // A key signs for itself, as in Google's own clients; else each token is asked for first.
   auth.useJWTAccessWithScope = true;
@@ -275,11 +325,10 @@ function authOf({ endpoint, credentials, project }: Settings): GoogleAuth {
 }
 
 /** Of an endpoint: none for an emulator, the usual ones over TLS. */
-function credentialsOf(settings: Settings): grpc.ChannelCredentials {
+function credentialsOf(settings: Settings, auth: GoogleAuth): grpc.ChannelCredentials {
   if (!settings.tls) return grpc.credentials.createInsecure();
   const channel = grpc.credentials.createSsl(settings.ca);
   if (settings.credentials === undefined) return channel;
-  const auth = authOf(settings);
   const call = grpc.credentials.createFromMetadataGenerator(({ service_url: url }, done) => {
     auth.getRequestHeaders(url).then(
       (headers) => {
@@ -295,6 +344,6 @@ function credentialsOf(settings: Settings): grpc.ChannelCredentials {
   return grpc.credentials.combineChannelCredentials(channel, call);
 }
 
-async function closeClients({ publisher, subscriber, puller }: Clients): Promise<void> {
-  await Promise.allSettled([publisher.close(), subscriber.close(), puller.close()]);
+async function closeClients({ publisher, subscriber, pullers }: Clients): Promise<void> {
+  await Promise.allSettled([publisher, subscriber, ...pullers].map((client) => client.close()));
 }

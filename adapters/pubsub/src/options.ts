@@ -19,13 +19,14 @@ export interface PubsubOptions {
   /** The Google Cloud project. Default: `GOOGLE_CLOUD_PROJECT` of the environment. */
   readonly project?: string;
   /**
-   * `host:port` instead of the service: the emulator, or a private endpoint with `tls`. Default: `PUBSUB_EMULATOR_HOST`
-   * of the environment, else the service.
+   * `host:port` instead of the service: the emulator, or a private endpoint with `tls`. A host of googleapis.com is the
+   * service itself in one region: `europe-west1-pubsub.googleapis.com:443`. Default: `PUBSUB_EMULATOR_HOST` of the
+   * environment, else the service.
    */
   readonly endpoint?: string;
   /**
-   * TLS to an `endpoint`; with `ca` as the authority in PEM. Then credentials are used as with the service. Default
-   * false: an emulator, without credentials. The service itself always speaks TLS.
+   * TLS to an `endpoint`; with `ca` as the authority in PEM. Then `keyFile` or `credentials` are used, where they are
+   * given. Default false: an emulator, without credentials. The service itself always speaks TLS.
    */
   readonly tls?: boolean | { readonly ca: string | Uint8Array };
   /** File with the key of a service account. Default: the credentials that Google's libraries find by themselves. */
@@ -49,7 +50,9 @@ export interface PubsubOptions {
 /** Options with everything filled in. */
 export interface Settings {
   readonly project: string;
-  /** `undefined`: the service. */
+  /** It is Google's own, with Google's certificates and credentials. */
+  readonly service: boolean;
+  /** `undefined`: the service as a whole. */
   readonly endpoint: { readonly host: string; readonly port: number } | undefined;
   readonly tls: boolean;
   readonly ca: Buffer | undefined;
@@ -85,16 +88,18 @@ export function resolveOptions(options: PubsubOptions): Settings {
   }
   const endpoint = endpointOf(options.endpoint ?? (process.env['PUBSUB_EMULATOR_HOST'] || undefined));
   const { tls = false, retainFor = '1d', keyFile, credentials } = options;
-  if (tls !== false && endpoint === undefined) {
-    throw new ConfigError('pubsub.tls', 'is for an endpoint; the service itself always speaks TLS');
+  const service = endpoint === undefined || /(?:^|\.)googleapis\.com$/i.test(endpoint.host);
+  if (service && (endpoint === undefined ? tls !== false : typeof tls === 'object')) {
+    throw new ConfigError('pubsub.tls', 'is for an endpoint of your own; the service itself always speaks TLS');
   }
   if (keyFile !== undefined && credentials !== undefined) {
     throw new ConfigError('pubsub.keyFile', 'is given beside credentials; one of them is enough');
   }
   return {
     project,
+    service,
     endpoint,
-    tls: endpoint === undefined || tls !== false,
+    tls: service || tls !== false,
     ca: typeof tls === 'object' ? Buffer.from(tls.ca) : undefined,
     keyFile,
     credentials,

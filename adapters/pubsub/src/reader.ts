@@ -2,7 +2,7 @@ import { backOff, type Clock, type Timer } from '@waybill/core/adapter';
 import { isNotFound, status, statusOf, textOf } from './errors.ts';
 import type { Link } from './link.ts';
 import type { Origin, ReceivedMessage } from './message.ts';
-import { noAnswer, pull } from './pull.ts';
+import { cutAnswer, noAnswer, pull } from './pull.ts';
 
 /** Milliseconds of a pull that is made because something was acked: the emulator answers it at once. */
 const nudgeWait = 1_000;
@@ -31,8 +31,8 @@ export interface ReaderHost {
   changed(): void;
   /** The subscription is gone. */
   missing(reader: PullReader): void;
-  /** Pulls are refused. */
-  failed(reader: PullReader, error: unknown): void;
+  /** Pulls fail, since so many milliseconds. */
+  failed(reader: PullReader, error: unknown, since: number): void;
 }
 
 /** Pulls from one subscription, when it is told to: one pull at a time, and short ones beside it. */
@@ -43,9 +43,11 @@ export class PullReader {
   readonly #link: Link;
   readonly #clock: Clock;
   readonly #host: ReaderHost;
+  readonly #seat: number;
   #origin: Origin;
   #state: 'idle' | 'pulling' | 'resting' = 'idle';
   #failures = 0;
+  #failingSince = 0;
   #rest: Timer | undefined;
   #nudge: 'none' | 'under way' | 'again' = 'none';
   /** Messages to ask for beyond the room that there is. */
@@ -55,10 +57,12 @@ export class PullReader {
   /** Most messages to ask for: by their size, and after an answer that did not get here in time. */
   #most = firstPull;
 
-  constructor(subscription: string, deadline: number, link: Link, host: ReaderHost) {
+  /** @param seat on the link, for its pulls */
+  constructor(subscription: string, deadline: number, link: Link, seat: number, host: ReaderHost) {
     this.subscription = subscription;
     this.deadline = deadline;
     this.#link = link;
+    this.#seat = seat;
     this.#clock = link.clock;
     this.#host = host;
     this.#origin = { subscription, life: 0 };
@@ -111,7 +115,8 @@ export class PullReader {
       return;
     }
     this.#state = 'resting';
-    this.#failures++;
+    const now = this.#clock.monotonic();
+    if (this.#failures++ === 0) this.#failingSince = now;
     this.#rest = this.#clock.setTimeout(
       () => {
         this.#state = 'idle';
@@ -120,7 +125,7 @@ export class PullReader {
       backOff(this.#failures, restAfterFailure),
     );
     if (isNotFound(pulled)) this.#host.missing(this);
-    else this.#host.failed(this, pulled);
+    this.#host.failed(this, pulled, now - this.#failingSince);
     this.#host.changed();
   }
 
@@ -141,21 +146,19 @@ export class PullReader {
   async #ask(maxMessages: number, wait: number): Promise<readonly ReceivedMessage[] | Error> {
     try {
       const { subscription } = this;
-      const received = await pull(this.#link, { subscription, maxMessages }, wait, this.#patience);
+      const received = await pull(this.#link, { subscription, maxMessages }, wait, this.#patience, this.#seat);
       if (received.length > 0) this.#adapt(received, received.length >= maxMessages);
       return received;
     } catch (error) {
-      if (statusOf(error) !== status.deadlineExceeded) {
-        this.#link.learn(error);
-        return error instanceof Error ? error : new Error(String(error));
-      }
-      // Nothing was there, or too much to get here in time.
-      this.#most = Math.max(1, Math.floor(maxMessages / 4));
-      if (textOf(error).includes(noAnswer)) {
-        this.#patience = Math.min(patience.longest, 2 * this.#patience);
-        this.#link.learn(error);
-      }
-      return [];
+      const text = textOf(error);
+      const late = statusOf(error) === status.deadlineExceeded;
+      const silent = late && text.includes(noAnswer);
+      // Too much to get here in time.
+      if (silent || (late && text.includes(cutAnswer))) this.#most = Math.max(1, Math.floor(maxMessages / 4));
+      if (silent) this.#patience = Math.min(patience.longest, 2 * this.#patience);
+      else if (late) return [];
+      this.#link.learn(error);
+      return error instanceof Error ? error : new Error(text);
     }
   }
 

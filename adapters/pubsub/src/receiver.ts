@@ -33,6 +33,10 @@ const closePatience = 3_000;
 const longestIdle = 1_000;
 /** Milliseconds for a renewal to get there. */
 const renewalTime = 500;
+/** Part of a lease that a renewal may take: where one gets no answer, there is time for two more. */
+const renewalShare = 5;
+/** Milliseconds that pulls may fail for reasons that pass by themselves, before that is told. */
+const passing = 3_000;
 
 export interface ReceiverParts {
   readonly source: Source;
@@ -40,6 +44,8 @@ export interface ReceiverParts {
   readonly place: GroupPlace;
   readonly standing: Standing;
   readonly link: Link;
+  /** On the link, for its pulls; given back when it is closed. */
+  readonly seat: number;
   readonly sender: Sender;
   readonly topology: Topology;
   /** Whether what was deleted is made again (LIFE-07). */
@@ -83,21 +89,21 @@ export class PubsubReceiver implements Receiver, ReaderHost {
   #settingLeases = 0;
   #pulse: Timer | undefined;
   #repairing: Promise<void> | undefined;
-  /** Set while pulls are refused though the broker answers. */
-  #refused: WaybillError | undefined;
+  /** Readers whose pulls fail though the broker answers. */
+  readonly #failing = new Set<PullReader>();
   #closing = false;
   #closed = false;
 
   constructor(parts: ReceiverParts) {
     this.#parts = parts;
-    const { link, place, standing, events, clock, source } = parts;
+    const { link, place, standing, events, clock, source, seat } = parts;
     this.#clock = clock;
     this.#leases = new Leases(link);
     this.#delayed = new WaitingRoom(clock, () => this.#look());
     this.#sweep = new Alarm(clock, () => this.#giveBackIdle());
     this.#readers = [
-      new PullReader(place.subscription, standing.ackDeadline, link, this),
-      ...(place.retry === undefined ? [] : [new PullReader(place.retry.subscription, retryDeadline, link, this)]),
+      new PullReader(place.subscription, standing.ackDeadline, link, seat, this),
+      ...(place.retry === undefined ? [] : [new PullReader(place.retry.subscription, retryDeadline, link, seat, this)]),
     ];
     this.#settling = new Settling({
       group: source.group,
@@ -105,6 +111,7 @@ export class PubsubReceiver implements Receiver, ReaderHost {
       clock,
       leases: this.#leases,
       sender: parts.sender,
+      confirmsAcks: standing.exactlyOnce,
       lives: (delivery) => this.#lives(delivery),
       deadLettersStand: () => this.#deadLettersStand(),
       missing: () => void this.repair(),
@@ -112,7 +119,7 @@ export class PubsubReceiver implements Receiver, ReaderHost {
     this.#unwatch = link.watch({
       down: (error) => events.interrupted(error),
       up: () => {
-        if (this.#refused === undefined) events.restored();
+        if (this.#failing.size === 0) events.restored();
         this.#look();
       },
     });
@@ -164,6 +171,7 @@ export class PubsubReceiver implements Receiver, ReaderHost {
           subscription,
           some.map(({ ackId }) => ackId),
           Math.ceil(lease / 1_000),
+          Math.min(lease / renewalShare, this.#parts.link.settings.requestTimeout),
         );
         for (let i = 0; i < some.length; i++) {
           const one = some[i] as PubsubDelivery;
@@ -207,10 +215,8 @@ export class PubsubReceiver implements Receiver, ReaderHost {
 
   arrived(reader: PullReader, received: readonly ReceivedMessage[], startedAt: number): void {
     if (received.length > 0) this.#sort(reader, received, startedAt);
-    if (this.#refused !== undefined) {
-      this.#refused = undefined;
-      this.#parts.events.restored();
-    }
+    if (this.#failing.delete(reader) && this.#failing.size === 0) this.#parts.events.restored();
+    if (this.#closed) void this.#giveBackAll();
     this.#look();
   }
 
@@ -222,10 +228,14 @@ export class PubsubReceiver implements Receiver, ReaderHost {
     void this.repair();
   }
 
-  failed(_reader: PullReader, cause: unknown): void {
-    if (isTransient(cause) || this.#refused !== undefined || this.#closing) return;
-    this.#refused = requestFailure(cause, `${nameOf(this.#parts.source.group)} cannot be read`);
-    this.#parts.events.interrupted(this.#refused);
+  failed(reader: PullReader, cause: unknown, since: number): void {
+    const { source, events, link } = this.#parts;
+    // What is deleted is made again, as a rule before anybody need know.
+    if ((isTransient(cause) || isNotFound(cause)) && since < passing) return;
+    if (this.#failing.has(reader) || this.#closing || link.problem !== undefined) return;
+    this.#failing.add(reader);
+    if (this.#failing.size > 1) return;
+    events.interrupted(requestFailure(cause, `${nameOf(source.group)} cannot be read from ${reader.subscription}`));
   }
 
   /** What may be handed out, what waits for its time, and what is not for this group. */
@@ -377,6 +387,10 @@ export class PubsubReceiver implements Receiver, ReaderHost {
 
   async #leave(): Promise<void> {
     while (this.#fetching) await this.#change();
+    await this.#giveBackAll();
+  }
+
+  async #giveBackAll(): Promise<void> {
     const given = this.#ready.takeWhere(() => true);
     const now = this.#clock.monotonic();
     const delayed = Map.groupBy(this.#delayed.takeAll(), ({ origin, dueAt }) => {

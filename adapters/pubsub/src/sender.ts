@@ -9,16 +9,16 @@ export interface Parcel {
   readonly message: PubsubMessage;
 }
 
-export type Sent =
-  | { readonly status: 'stored'; readonly messageId: string }
-  | {
-      readonly status: 'failed';
-      readonly outcome: Outcome;
-      readonly retryable: boolean;
-      readonly error: WaybillError;
-      /** There is no such topic. */
-      readonly missing: boolean;
-    };
+export type Sent = { readonly status: 'stored'; readonly messageId: string } | Failed;
+
+interface Failed {
+  readonly status: 'failed';
+  readonly outcome: Outcome;
+  readonly retryable: boolean;
+  readonly error: WaybillError;
+  /** There is no such topic. */
+  readonly missing: boolean;
+}
 
 /** Parcels of one topic and ordering key, by their places in the batch: a request may hold one key only. */
 interface Line {
@@ -51,25 +51,32 @@ export class Sender {
 
   async #sendLine(parcels: readonly Parcel[], { topic, ordered, places }: Line, results: Sent[]): Promise<void> {
     const requests = cut(parcels, places);
-    if (!ordered) {
-      await Promise.all(requests.map((request) => this.#request(parcels, topic, request, results)));
-      return;
-    }
-    let failed: Sent | undefined;
-    for (const request of requests) {
-      if (failed === undefined) failed = await this.#request(parcels, topic, request, results);
-      // What follows in a key may not overtake what failed.
-      else for (const place of request) results[place] = { ...failed, outcome: 'not-sent', retryable: true } as Sent;
-    }
+    if (ordered) await this.#inOrder(parcels, topic, requests, results);
+    else await Promise.all(requests.map((request) => this.#request(parcels, topic, request, results)));
   }
 
-  /** @returns the failure, if it failed */
+  /** What follows in a key may not overtake what is to be sent again. What failed for good holds nothing up. */
+  async #inOrder(
+    parcels: readonly Parcel[],
+    topic: string,
+    requests: readonly (readonly number[])[],
+    results: Sent[],
+  ): Promise<Failed | undefined> {
+    let failed: Failed | undefined;
+    for (const request of requests) {
+      if (failed === undefined) failed = await this.#request(parcels, topic, request, results);
+      else for (const place of request) results[place] = { ...failed, outcome: 'not-sent' };
+    }
+    return failed;
+  }
+
+  /** @returns the failure after which the same is to be sent again */
   async #request(
     parcels: readonly Parcel[],
     topic: string,
     places: readonly number[],
     results: Sent[],
-  ): Promise<Sent | undefined> {
+  ): Promise<Failed | undefined> {
     const messages = places.map((place) => (parcels[place] as Parcel).message);
     try {
       const { messageIds } = await this.#link.call((link) => link.publisher.publish({ topic, messages }, link.once()));
@@ -80,13 +87,12 @@ export class Sender {
     } catch (error) {
       // One message that the service does not take fails the whole request: alone it fails alone.
       if (statusOf(error) === status.invalidArgument && places.length > 1) {
-        let failed: Sent | undefined;
-        for (const place of places) failed = (await this.#request(parcels, topic, [place], results)) ?? failed;
-        return failed;
+        const alone = places.map((place) => [place]);
+        return this.#inOrder(parcels, topic, alone, results);
       }
       const failure = failureOf(error, topic);
       for (const place of places) results[place] = failure;
-      return failure;
+      return failure.retryable ? failure : undefined;
     }
   }
 }
@@ -110,10 +116,10 @@ function cut(parcels: readonly Parcel[], places: readonly number[]): (readonly n
   return requests;
 }
 
-function failureOf(cause: unknown, topic: string): Sent {
+function failureOf(cause: unknown, topic: string): Failed {
   const what = `${topic} cannot be published to`;
   const code = statusOf(cause);
-  const failed = (outcome: Outcome, retryable: boolean, error: WaybillError, missing = false): Sent => ({
+  const failed = (outcome: Outcome, retryable: boolean, error: WaybillError, missing = false): Failed => ({
     status: 'failed',
     outcome,
     retryable,

@@ -11,6 +11,8 @@ export interface SettlingParts {
   readonly clock: Clock;
   readonly leases: Leases;
   readonly sender: Sender;
+  /** Whether the broker says so when an ack came too late: it does with exactly-once delivery. */
+  readonly confirmsAcks: boolean;
   /** Whether this delivery is of the subscription as it stands now. */
   readonly lives: (delivery: PubsubDelivery) => boolean;
   /** Looks whether the dead letters stand, and makes them where that is ours to do; what is wrong when they do not. */
@@ -70,14 +72,21 @@ export class Settling {
 
   async #ack(entries: readonly Entry[], results: SettleResult[]): Promise<void> {
     if (entries.length === 0) return;
+    const { clock, leases, confirmsAcks } = this.#parts;
     const bySubscription = Map.groupBy(entries, ({ delivery }) => delivery.origin.subscription);
     await Promise.all(
       [...bySubscription].map(async ([subscription, some]) => {
-        const answers = await this.#parts.leases.acknowledge(
+        const answers = await leases.acknowledge(
           subscription,
           some.map(({ delivery }) => delivery.ackId),
         );
-        for (let i = 0; i < some.length; i++) results[(some[i] as Entry).at] = answers[i] as SettleResult;
+        const now = clock.monotonic();
+        for (let i = 0; i < some.length; i++) {
+          const { at, delivery } = some[i] as Entry;
+          // Its lease has ended on the way: whether the broker took it before or after is not told.
+          const unsure = answers[i] === 'applied' && delivery.leaseUntil <= now && !confirmsAcks;
+          results[at] = unsure ? 'lost' : (answers[i] as SettleResult);
+        }
       }),
     );
   }

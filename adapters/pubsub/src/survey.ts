@@ -16,6 +16,14 @@ const longestRetention = 31 * 86_400_000;
 /** What is looked at is asked after each message whether to go on. */
 export type Visit = (received: ReceivedMessage) => boolean;
 
+/** Where a subscription can be moved to. */
+export type Target = { readonly snapshot: string } | { readonly time: Timestamp };
+
+interface Timestamp {
+  readonly seconds: number;
+  readonly nanos: number;
+}
+
 export interface SurveyParts {
   readonly link: Link;
   readonly names: BrokerNames;
@@ -40,11 +48,10 @@ export class Survey {
     const { link, names } = this.#parts;
     const look = names.look();
     try {
-      await Promise.all([
-        link.call((one) => one.subscriber.createSnapshot({ name: look.snapshot, subscription }, one.once())),
-        this.#parts.topology.makeLook(look.subscription, topic),
-      ]);
-      await link.call((one) => one.subscriber.seek({ ...look }, one.once()));
+      // One after the other: when one fails, nothing of the other may come to be after it was looked for.
+      await link.call((one) => one.subscriber.createSnapshot({ name: look.snapshot, subscription }, one.once()));
+      await this.#parts.topology.makeLook(look.subscription, topic);
+      await this.move(look.subscription, { snapshot: look.snapshot });
       await pullAll(link, look.subscription, visit);
     } finally {
       await this.#forget(look);
@@ -53,15 +60,22 @@ export class Survey {
 
   /** Moves a subscription. @throws ConfigError for a position that does not exist */
   async seek(subscription: string, topic: string, to: Position): Promise<void> {
-    const { link, clock } = this.#parts;
-    if (to === 'latest' || (to instanceof Date && to.getTime() >= clock.now()))
-      return this.#seekEnd(subscription, topic);
+    const target = await this.target(topic, to);
+    if (target === undefined) await this.#seekEnd(subscription, topic);
+    else await this.move(subscription, target);
+  }
+
+  /** Where a seek goes to; `undefined`: the end. @throws ConfigError for a position that does not exist */
+  async target(topic: string, to: Position): Promise<Target | undefined> {
+    if (to === 'latest' || (to instanceof Date && to.getTime() >= this.#parts.clock.now())) return undefined;
     if (typeof to === 'object' && !(to instanceof Date) && to.position.startsWith(snapshotPrefix)) {
-      const snapshot = this.#parts.names.snapshot(to.position.slice(snapshotPrefix.length));
-      return void (await link.call((one) => one.subscriber.seek({ subscription, snapshot }, one.once())));
+      return { snapshot: this.#parts.names.snapshot(to.position.slice(snapshotPrefix.length)) };
     }
-    const time = await this.#timeOf(topic, to);
-    await link.call((one) => one.subscriber.seek({ subscription, time: timestamp(time) }, one.once()));
+    return { time: timestamp(await this.#timeOf(topic, to)) };
+  }
+
+  async move(subscription: string, target: Target): Promise<void> {
+    await this.#parts.link.call((one) => one.subscriber.seek({ subscription, ...target }, one.once()));
   }
 
   async #timeOf(topic: string, to: Exclude<Position, 'latest'>): Promise<number> {
@@ -85,7 +99,7 @@ export class Survey {
     let found: PubsubMessage | undefined;
     try {
       await topology.makeLook(subscription, topic);
-      await link.call((one) => one.subscriber.seek({ subscription, time: timestamp(from) }, one.once()));
+      await this.move(subscription, { time: timestamp(from) });
       await pullAll(link, subscription, ({ message }) => {
         if (message?.messageId === messageId) found = message;
         return found === undefined && storedAt(message ?? {}) <= to;
@@ -105,7 +119,7 @@ export class Survey {
       await link.call((one) =>
         one.subscriber.createSnapshot({ name: look.snapshot, subscription: look.subscription }, one.once()),
       );
-      await link.call((one) => one.subscriber.seek({ subscription, snapshot: look.snapshot }, one.once()));
+      await this.move(subscription, { snapshot: look.snapshot });
     } finally {
       await this.#forget(look);
     }
@@ -160,7 +174,7 @@ async function pullOnce(link: Link, subscription: string, wait: boolean): Promis
   const request = { subscription, maxMessages: limits.messagesPerPublish };
   if (!wait) {
     const atOnce = { ...request, returnImmediately: true };
-    return (await link.call((one) => one.puller.pull(atOnce, one.once()))).receivedMessages ?? [];
+    return (await link.call((one) => one.puller().pull(atOnce, one.once()))).receivedMessages ?? [];
   }
   try {
     return await pull(link, request, emptyWait, link.settings.requestTimeout);
@@ -186,7 +200,7 @@ export function surveyFailure(error: unknown, what: string): Error {
 
 const snapshotPrefix = 'snapshot:';
 
-function timestamp(ms: number): { seconds: number; nanos: number } {
+function timestamp(ms: number): Timestamp {
   const seconds = Math.floor(ms / 1_000);
   return { seconds, nanos: Math.round((ms - seconds * 1_000) * 1e6) };
 }

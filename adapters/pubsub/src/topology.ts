@@ -1,16 +1,10 @@
 import type { protos } from '@google-cloud/pubsub';
-import {
-  ConfigError,
-  checkOptions,
-  type GroupRef,
-  type Position,
-  type ProvisionItem,
-  type TopicInfo,
-} from '@waybill/core/adapter';
+import { ConfigError, checkOptions, type GroupRef, type ProvisionItem, type TopicInfo } from '@waybill/core/adapter';
 import { adapterName, isNotFound, requestFailure, status, statusOf } from './errors.ts';
 import type { Link } from './link.ts';
 import type { BrokerNames, GroupPlace, Pair } from './names.ts';
 import type { Settings } from './options.ts';
+import type { Survey } from './survey.ts';
 
 /** Milliseconds after which the broker removes a broadcast's subscription that nobody reads: the least it offers. */
 export const temporaryExpiry = 86_400_000;
@@ -28,6 +22,7 @@ const defaultLanes = 8;
 /** What the broker says of a subscription whose topic was deleted. */
 const deletedTopic = '_deleted-topic_';
 
+type Subscription = protos.google.pubsub.v1.ISubscription;
 type TopicItem = ProvisionItem['topic'];
 type GroupItem = ProvisionItem['groups'][number];
 
@@ -37,8 +32,12 @@ export interface Standing {
   /** Milliseconds. */
   readonly ackDeadline: number;
   readonly ordered: boolean;
+  /** With exactly-once delivery. */
+  readonly exactlyOnce: boolean;
   /** It hands nothing to those who pull: it pushes, or writes elsewhere, or was detached. */
   readonly notPulled: boolean;
+  /** What it does to messages behind the group's back, a sentence each: only one that somebody else made. */
+  readonly cautions: readonly string[];
 }
 
 interface Making {
@@ -55,19 +54,16 @@ export class Topology {
   readonly #settings: Settings;
   /** Seconds; found out at the first subscription that is made. */
   #retention: number = longestRetention[0];
-  readonly #seekNew: (subscription: string, topic: string, to: Position) => Promise<void>;
+  readonly #survey: () => Survey;
+  /** Subscriptions that we may have made, and have not moved to where they are to start. */
+  readonly #unplaced = new Set<string>();
 
-  /** @param seekNew moves a subscription that was just made */
-  constructor(
-    link: Link,
-    names: BrokerNames,
-    settings: Settings,
-    seekNew: (subscription: string, topic: string, to: Position) => Promise<void>,
-  ) {
+  /** @param survey finds the place where a new subscription starts */
+  constructor(link: Link, names: BrokerNames, settings: Settings, survey: () => Survey) {
     this.#link = link;
     this.#names = names;
     this.#settings = settings;
-    this.#seekNew = seekNew;
+    this.#survey = survey;
   }
 
   placeOf({ topic, name, temporary }: GroupRef): GroupPlace {
@@ -100,7 +96,9 @@ export class Topology {
         topic: found.topic ?? '',
         ackDeadline: (found.ackDeadlineSeconds || ackDeadline) * 1_000,
         ordered: found.enableMessageOrdering === true,
-        notPulled: Boolean(found.pushConfig?.pushEndpoint) || found.detached === true,
+        exactlyOnce: found.enableExactlyOnceDelivery === true,
+        notPulled: isNotPulled(found),
+        cautions: cautionsOf(found),
       };
     } catch (error) {
       if (isNotFound(error)) return undefined;
@@ -121,7 +119,9 @@ export class Topology {
         topic: this.#names.topic(group.topic.name),
         ackDeadline: ackDeadline * 1_000,
         ordered: group.topic.ordered,
+        exactlyOnce: false,
         notPulled: false,
+        cautions: [],
       };
     }
     if (found === undefined || found.topic === deletedTopic) throw this.#gone(group);
@@ -230,14 +230,18 @@ export class Topology {
       await this.#deleteSubscription(place.subscription);
       found = undefined;
     }
-    if (found === undefined) {
-      if (await this.#makeSubscription(making)) {
-        if (startAt !== 'latest') await this.#seekNew(place.subscription, place.topic, startAt);
-        return [];
-      }
-      found = await this.look(place.subscription);
+    const mayBeOurs = this.#unplaced.has(place.subscription);
+    if (found === undefined || mayBeOurs) {
+      // Before it is made: one that stands is not moved any more, so a position that does not exist must not leave one.
+      const start = await this.#survey().target(place.topic, startAt);
+      if (start !== undefined) this.#unplaced.add(place.subscription);
+      const made = found === undefined && (await this.#makeSubscription(making));
+      if (start !== undefined && (made || mayBeOurs)) await this.#survey().move(place.subscription, start);
+      this.#unplaced.delete(place.subscription);
+      if (made) return [];
+      found ??= await this.look(place.subscription);
     }
-    return found === undefined ? [] : unfit(name, making, found);
+    return found === undefined ? [] : this.#unfit(name, making, found);
   }
 
   async #verifyGroup(topic: TopicItem, { name, temporary }: GroupItem): Promise<readonly string[]> {
@@ -246,7 +250,7 @@ export class Topology {
     const differences: string[] = [];
     const found = await this.look(place.subscription);
     if (found === undefined) differences.push(`${what}: subscription ${place.subscription} is missing`);
-    else differences.push(...unfit(name, { ...place, ordered: topic.ordered, temporary }, found));
+    else differences.push(...this.#unfit(name, { ...place, ordered: topic.ordered, temporary }, found));
     for (const pair of [place.retry, temporary ? undefined : place.deadLetters]) {
       if (pair === undefined) continue;
       const standing = await this.look(pair.subscription);
@@ -285,7 +289,7 @@ export class Topology {
   }
 
   /** A new subscription begins with what is published from now on. */
-  async #makeAtEnd(request: protos.google.pubsub.v1.ISubscription): Promise<void> {
+  async #makeAtEnd(request: Subscription): Promise<void> {
     const before = this.#link.clock.now();
     await this.#link.call((link) => link.subscriber.createSubscription(request, link.once()));
     // With the emulator, the only one that speaks without TLS, it begins with all that the topic keeps.
@@ -328,6 +332,26 @@ export class Topology {
     await ignoreMissing(this.#link.call((link) => link.publisher.deleteTopic({ topic }, link.once())));
   }
 
+  /** What keeps a subscription from being read as the group. */
+  #unfit(group: string, making: Making, found: Standing): readonly string[] {
+    const { subscription, topic, ordered } = making;
+    const what = `group "${group}": subscription ${subscription}`;
+    const differences: string[] = [];
+    if (found.topic !== topic) differences.push(`${what} reads ${found.topic} instead of ${topic}`);
+    if (found.ordered !== ordered) {
+      differences.push(
+        `${what} was made ${found.ordered ? 'with' : 'without'} message ordering, which cannot be changed`,
+      );
+    }
+    if (found.notPulled) differences.push(`${what} is not for pulling`);
+    if (this.#settings.exactlyOnce && !found.exactlyOnce) {
+      differences.push(
+        `${what} has no exactly-once delivery; update it with \`gcloud pubsub subscriptions update --enable-exactly-once-delivery\`, or leave out exactlyOnce`,
+      );
+    }
+    return differences;
+  }
+
   #gone(group: GroupRef): ConfigError {
     return new ConfigError(
       'topology',
@@ -348,19 +372,23 @@ export async function ignoreMissing(request: Promise<unknown>): Promise<void> {
 export const nameOf = (group: Pick<GroupRef, 'topic' | 'name'>): string =>
   `group "${group.name}" of topic "${group.topic.name}"`;
 
-/** What keeps a subscription from being read as the group. */
-function unfit(group: string, making: Making, found: Standing): readonly string[] {
-  const { subscription, topic, ordered } = making;
-  const what = `group "${group}": subscription ${subscription}`;
-  const differences: string[] = [];
-  if (found.topic !== topic) differences.push(`${what} reads ${found.topic} instead of ${topic}`);
-  if (found.ordered !== ordered) {
-    differences.push(
-      `${what} was made ${found.ordered ? 'with' : 'without'} message ordering, which cannot be changed`,
+function isNotPulled({ pushConfig, bigqueryConfig, cloudStorageConfig, detached }: Subscription): boolean {
+  const writes = [bigqueryConfig, cloudStorageConfig].some((config) => config !== null && config !== undefined);
+  return Boolean(pushConfig?.pushEndpoint) || writes || detached === true;
+}
+
+function cautionsOf({ deadLetterPolicy, messageRetentionDuration }: Subscription): readonly string[] {
+  const cautions: string[] = [];
+  if (deadLetterPolicy?.deadLetterTopic) {
+    cautions.push(
+      `its dead-letter policy moves messages to ${deadLetterPolicy.deadLetterTopic} after ${deadLetterPolicy.maxDeliveryAttempts} deliveries, also those that no handler was given, such as delayed ones; take the policy off`,
     );
   }
-  if (found.notPulled) differences.push(`${what} is not for pulling`);
-  return differences;
+  const kept = Number(messageRetentionDuration?.seconds ?? 0);
+  if (kept > 0 && kept < longestRetention[1]) {
+    cautions.push(`it drops what is not settled in ${kept} seconds, also what is delayed; set its retention to 7 days`);
+  }
+  return cautions;
 }
 
 function differs({ name, ordered, lanes }: TopicItem, info: TopicInfo): readonly string[] {

@@ -38,6 +38,21 @@ describe('options', () => {
     });
   });
 
+  test('take a regional endpoint for the service itself, which speaks TLS and has Google credentials', () => {
+    const region = 'europe-west1-pubsub.googleapis.com';
+    for (const url of [`pubsub://shop?endpoint=${region}`, `pubsub://shop?endpoint=${region}:443&tls=true`]) {
+      expect(resolveOptions(optionsFromUrl(url))).toMatchObject({
+        service: true,
+        tls: true,
+        endpoint: { host: region, port: 443 },
+      });
+    }
+    expect(resolveOptions({ project: 'x', endpoint: 'proxy.example:443', tls: true })).toMatchObject({
+      service: false,
+    });
+    expect(() => resolveOptions({ project: 'x', endpoint: region, tls: { ca: 'pem' } })).toThrow(wrong('pubsub.tls'));
+  });
+
   test('that are wrong are named', () => {
     vi.stubEnv('GOOGLE_CLOUD_PROJECT', undefined);
     vi.stubEnv('PUBSUB_EMULATOR_HOST', '');
