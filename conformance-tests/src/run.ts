@@ -76,11 +76,23 @@ export async function runBehaviour(bench: Bench, behaviour: Behaviour): Promise<
     await Promise.race([behaviour.run(stage), given]);
     return stage.reasons.length === 0 ? undefined : [...new Set(stage.reasons)].join('; ');
   } catch (error) {
+    const told = refusedGroup(error, bench);
+    if (told !== undefined) return told;
     throw withReport(error, stage.report());
   } finally {
     clearTimeout(timer);
     await stage.clear();
   }
+}
+
+/**
+ * Most tests take a second group for granted, so it need not be asked for: a test that was refused one, on a broker that
+ * says that it has none, has nothing to prove. An UnsupportedError about anything else fails the test.
+ */
+function refusedGroup(error: unknown, { capabilities: { groups } }: Bench): string | undefined {
+  if (groups.supported) return undefined;
+  // Of a member's process only what it printed is known.
+  return /UnsupportedError: [^\n]+ does not support groups: /.test(`${error}`) ? `groups: ${groups.reason}` : undefined;
 }
 
 function withReport(error: unknown, report: string): Error {

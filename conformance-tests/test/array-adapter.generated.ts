@@ -68,6 +68,7 @@ const capabilities: kit.Capabilities = {
   maxDelay: Number.POSITIVE_INFINITY,
   publish: { maxMessages: 100, maxBytes: 16 * 1_024 * 1_024, maxInFlight: 1 },
   log: no('a message leaves the array when it is settled'),
+  groups: yes,
   orderedAttempts: no('a message of an ordered topic is retried by the member that has it'),
   countsDeliveries: no('the array does not count how often it hands out a message'),
   cleanJoin: yes,

@@ -16,6 +16,11 @@ describe('the choice of images', () => {
     expect(chosen()).toEqual(['rabbitmq@4.0', 'kafka@4.3', 'redis@8.0', 'sqs@2.4', 'pubsub@0.8']);
   });
 
+  it('has the databases too when only images are made', () => {
+    const names = selectImages(undefined, true).map(({ broker }) => broker);
+    expect(names).toEqual(['rabbitmq', 'kafka', 'redis', 'sqs', 'pubsub', 'postgres', 'mariadb']);
+  });
+
   it('takes brokers and versions from a list, each once', () => {
     expect(chosen('kafka@4.1, rabbitmq,rabbitmq@4.0')).toEqual(['kafka@4.1', 'rabbitmq@4.0']);
   });
@@ -42,7 +47,7 @@ describe('the choice of images', () => {
 describe('docker-compose.yml', () => {
   const compose = readFileSync(new URL('../../docker-compose.yml', import.meta.url), 'utf8');
 
-  it.each(brokerImages.filter(isDefaultVersion))(
+  it.each(brokerImages.filter((image) => isDefaultVersion(image) && !image.onDemand && !image.database))(
     'starts the official $broker image unless its setting names another',
     (image) => {
       expect(compose).toContain(`image: \${${image.setting}:-${image.official}}`);

@@ -12,6 +12,7 @@ export function capabilities(settings: Settings): Capabilities {
     maxDelay: Number.POSITIVE_INFINITY,
     publish: { maxMessages: 2_000, maxBytes: 8 * 1024 * 1024, maxInFlight: 4 },
     log: yes,
+    groups: yes,
     orderedAttempts: no(
       'attempts of an ordered topic are counted in the member that holds the key, and a crash starts them again: Kafka has no place for a number beside a message',
     ),

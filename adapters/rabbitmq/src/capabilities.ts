@@ -27,6 +27,7 @@ export function capabilitiesOf(settings: Settings): Capabilities {
     maxDelay,
     publish: { maxMessages: 1_000, maxBytes: Math.max(maxMessageBytes, 16 * 1024 * 1024) + 64 * 1024, maxInFlight: 4 },
     log: no('a RabbitMQ queue keeps no message that was acked'),
+    groups: yes,
     orderedAttempts: no('a RabbitMQ queue counts every return of a message, not the attempts'),
     countsDeliveries: queueType === 'quorum' ? yes : no('classic queues do not count deliveries; quorum queues do'),
     cleanJoin: yes,

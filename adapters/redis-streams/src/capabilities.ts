@@ -13,6 +13,7 @@ export function capabilitiesOf(settings: Settings): Capabilities {
     maxDelay: Number.POSITIVE_INFINITY,
     publish: { maxMessages: 1_000, maxBytes: Math.max(maxMessageBytes, 16 * 1024 * 1024) + 64 * 1024, maxInFlight: 2 },
     log: yes,
+    groups: yes,
     orderedAttempts: no(
       'a failing message of an ordered topic is tried again in place, by the member that has its lane',
     ),

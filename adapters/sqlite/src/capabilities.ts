@@ -16,6 +16,7 @@ export function capabilitiesOf({ maxMessageBytes, retainFor, retainBytes }: Sett
       maxInFlight: 1,
     },
     log: yes,
+    groups: yes,
     orderedAttempts: yes,
     countsDeliveries: yes,
     cleanJoin: yes,

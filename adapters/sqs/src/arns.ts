@@ -11,8 +11,19 @@ export function arnsOf(topicArn: string): Arns {
   return { sns: of('sns'), sqs: of('sqs') };
 }
 
+/** What regions outside `aws` begin with. */
+const partitions = [
+  ['cn-', 'aws-cn'],
+  ['us-gov-', 'aws-us-gov'],
+  ['eusc-', 'aws-eusc'],
+  ['us-iso-', 'aws-iso'],
+  ['us-isob-', 'aws-iso-b'],
+  ['us-isof-', 'aws-iso-f'],
+  ['eu-isoe-', 'aws-iso-e'],
+] as const;
+
 export function arnsOfAccount(region: string, account: string): Arns {
-  const partition = region.startsWith('cn-') ? 'aws-cn' : region.startsWith('us-gov-') ? 'aws-us-gov' : 'aws';
+  const [, partition] = partitions.find(([start]) => region.startsWith(start)) ?? ['', 'aws'];
   return arnsOf(`arn:${partition}:sns:${region}:${account}:`);
 }
 

@@ -25,6 +25,7 @@ export function capabilitiesOf(settings: Settings): Capabilities {
     maxDelay: Number.POSITIVE_INFINITY,
     publish: { maxMessages: 10, maxBytes, maxInFlight: 8 },
     log: no('SQS keeps no message that was deleted'),
+    groups: settings.fanOut === 'topic' ? yes : no("with fanOut: 'queue' a topic is one queue, and so one group"),
     orderedAttempts: no(
       'SQS counts how often it hands a message out, not the attempts, and nothing can be written on a message that is out',
     ),

@@ -81,6 +81,7 @@ export class SqsConnection implements Connection {
       publisher: this.#publisher,
       clock,
       logger,
+      makesQueue: topology === 'create',
     });
     this.#admin = new Admin({ link, requests: this.#requests, topology: this.#topology, clock });
     this.capabilities = capabilitiesOf(settings);
@@ -198,15 +199,22 @@ export class SqsConnection implements Connection {
     while (!this.#link.closed) {
       await sleep(clock, backOff(1, { initial: housekeeping, max: housekeeping }), this.#link.closing);
       if (this.#link.closed || this.#link.problem !== undefined) continue;
-      try {
-        for (const [receiver, group] of this.#receivers) {
-          if (group.temporary) await this.#topology.touch(group);
-          if (!(await this.#topology.isSubscribed(group))) await receiver.repair();
-        }
-        if (this.#context.topology === 'create') await this.#topology.sweep(clock.now() - broadcastCleanup / 2);
-      } catch (error) {
-        logger.debug('sqs: groups cannot be looked after, tried again', { error });
-      }
+      for (const [receiver, group] of this.#receivers) await this.#lookAfter(receiver, group);
+      if (this.#context.topology !== 'create') continue;
+      await this.#topology.sweep(clock.now() - broadcastCleanup / 2).catch((error: unknown) => {
+        logger.debug('sqs: queues of broadcasts that are gone cannot be looked for, tried again', { error });
+      });
+    }
+  }
+
+  async #lookAfter(receiver: SqsReceiver, group: GroupRef): Promise<void> {
+    if (this.#link.closed) return;
+    try {
+      if (group.temporary) await this.#topology.touch(group);
+      if (!(await this.#topology.isSubscribed(group))) await receiver.repair();
+    } catch (error) {
+      const what = `group "${group.name}" of topic "${group.topic.name}"`;
+      this.#context.logger.debug(`sqs: ${what} cannot be looked after, tried again`, { error });
     }
   }
 }

@@ -1,5 +1,5 @@
 import type { Message } from '@aws-sdk/client-sqs';
-import { Alarm, backOff, type Clock, Heap, type Logger, sleep } from '@waybill/core/adapter';
+import { Alarm, backOff, type Clock, Heap, type Logger, sleep, WaybillError } from '@waybill/core/adapter';
 import { batches } from './batches.ts';
 import { failureOf, isMissing, requestFailure } from './errors.ts';
 import type { Link, LinkListener } from './link.ts';
@@ -12,6 +12,11 @@ import type { Topology } from './topology.ts';
 const waitHere = 1_000;
 /** Seconds that others leave us a message for; when we die, it is late by so much. */
 const visibility = 10;
+/**
+ * Milliseconds that what is due waits for a topic that was deleted: members make it again within a minute or so.
+ * Afterwards nobody wants it.
+ */
+const topicPatience = 10 * 60_000;
 /** Messages that may wait here at once. */
 const maxHeld = 500;
 const afterFailure = { initial: 200, max: 10_000 } as const;
@@ -23,13 +28,19 @@ export interface ForwarderParts {
   readonly publisher: Publisher;
   readonly clock: Clock;
   readonly logger: Logger;
+  /** Whether the queue is ours to make again after somebody has deleted it. */
+  readonly makesQueue: boolean;
 }
 
 interface Waiting {
   readonly dueAt: number;
+  /** End of the time in which no other process has it. */
+  readonly until: number;
   readonly handle: Handle;
   readonly message: Message;
   readonly topic: string;
+  /** Milliseconds past its time when it was received. */
+  readonly late: number;
 }
 
 /**
@@ -41,6 +52,8 @@ export class Forwarder implements LinkListener {
   readonly #held = new Heap<Waiting>((a, b) => a.dueAt < b.dueAt);
   readonly #alarm: Alarm;
   #running = false;
+  /** What is refused is told once, until something goes through again. */
+  #told = false;
   /** Ends a wait: there is room again, or SQS is back. */
   #goOn = new AbortController();
 
@@ -78,11 +91,13 @@ export class Forwarder implements LinkListener {
   }
 
   async #run(): Promise<void> {
-    const { link, requests, topology, logger } = this.#parts;
+    const { link, requests, topology, logger, makesQueue } = this.#parts;
     let failures = 0;
+    let deleted = false;
     while (!link.closed) {
       try {
-        const queueUrl = await topology.delayQueue();
+        const queueUrl = deleted && makesQueue ? await topology.makeDelayQueue() : await topology.delayQueue();
+        deleted = false;
         if (queueUrl === undefined) {
           this.#running = false; // the next delayed publish, or member, makes it
           return;
@@ -95,8 +110,11 @@ export class Forwarder implements LinkListener {
         failures = 0;
         this.#arrived(messages, queueUrl);
       } catch (error) {
-        if (isMissing(error)) topology.forgetDelayQueue();
         if (link.closed) return;
+        if (isMissing(error)) {
+          topology.forgetDelayQueue();
+          deleted = true;
+        }
         failures++;
         if (failures === 3 && failureOf(error).kind === 'refused') {
           logger.warn('sqs: delayed publishes cannot be forwarded by this process; others may', {
@@ -124,7 +142,10 @@ export class Forwarder implements LinkListener {
         logger.warn('sqs: somebody has put a message of his own into the delay queue');
       else if (left > waitHere) hops.push({ handle, message, left });
       else {
-        const waiting = { dueAt: clock.monotonic() + Math.max(0, left), handle, message, topic: destination };
+        const received = clock.monotonic();
+        const until = received + visibility * 1_000;
+        const dueAt = received + Math.max(0, left);
+        const waiting = { dueAt, until, handle, message, topic: destination, late: Math.max(0, -left) };
         if (left <= 0) due.push(waiting);
         else {
           this.#held.push(waiting);
@@ -154,8 +175,11 @@ export class Forwarder implements LinkListener {
 
   /** Published first, deleted then: cut in between it comes twice rather than not at all. */
   async #forward(due: readonly Waiting[]): Promise<void> {
+    const now = this.#parts.clock.monotonic();
+    // This process may have been stopped for long: what others have by now is theirs.
+    const ours = due.filter(({ until }) => until > now);
     await Promise.all(
-      [...Map.groupBy(due, ({ topic }) => topic)].map(([topic, group]) => this.#forwardTo(topic, group)),
+      [...Map.groupBy(ours, ({ topic }) => topic)].map(([topic, group]) => this.#forwardTo(topic, group)),
     );
   }
 
@@ -175,14 +199,29 @@ export class Forwarder implements LinkListener {
           const item = batch[i];
           if (item !== undefined && sent[i] === undefined) done.push(item.handle);
         }
+        const failed = sent.find((result) => result?.status === 'failed');
+        if (failed?.status === 'failed') this.#notForwarded(topic, failed.error);
+        else this.#told = false;
       }
     } catch (error) {
-      if (isMissing(error)) {
-        logger.warn(`sqs: ${group.length} delayed messages for topic "${topic}" are dropped: it was deleted meanwhile`);
-        done.push(...group.map(({ handle }) => handle));
-      } else logger.debug(`sqs: delayed messages for topic "${topic}" cannot be forwarded, tried again`, { error });
+      const dropped = isMissing(error) ? group.filter(({ late }) => late >= topicPatience) : [];
+      if (dropped.length > 0) {
+        logger.warn(`sqs: ${dropped.length} delayed messages for topic "${topic}" are dropped: it was deleted`);
+        done.push(...dropped.map(({ handle }) => handle));
+      } else this.#notForwarded(topic, error);
     }
     await requests.deleteCopied(done);
+  }
+
+  #notForwarded(topic: string, error: unknown): void {
+    const { logger } = this.#parts;
+    const text = `sqs: delayed messages for topic "${topic}" cannot be forwarded, tried again`;
+    if (this.#told || (!WaybillError.is(error) && failureOf(error).kind !== 'refused')) {
+      logger.debug(text, { error });
+      return;
+    }
+    this.#told = true;
+    logger.warn(text, { error: requestFailure(error, 'the topic takes nothing') });
   }
 
   async #hop(

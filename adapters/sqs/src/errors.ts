@@ -35,6 +35,9 @@ const throttled =
   /Throttl|TooManyRequests|RequestLimit|SlowDown|Bandwidth|OverLimit|QueueDeletedRecently|PriorRequestNotComplete/i;
 const stale = /Expired.*Token|RequestExpired|TokenRefresh/i;
 
+/** Whether it says "not now": also of an entry of a batch, where AWS calls it the sender's fault. */
+export const isThrottled = (code: string): boolean => throttled.test(code);
+
 export function failureOf(error: unknown): Failure {
   const cause = rootOf(error);
   const code = codeOf(cause);
@@ -47,7 +50,7 @@ export function failureOf(error: unknown): Failure {
     return { code, text, kind: 'away', outcome: unsent ? 'not-sent' : 'unknown' };
   }
   if (status >= 500) return { code, text, kind: 'busy', outcome: 'unknown' };
-  const again = status === 429 || throttled.test(code) || stale.test(code);
+  const again = status === 429 || isThrottled(code) || stale.test(code) || isClockCorrected(error);
   return { code, text, kind: again ? 'busy' : 'refused', outcome: 'not-sent' };
 }
 
@@ -99,7 +102,8 @@ export function connectFailure(error: unknown, target: string): ConnectionError 
   if (failure.kind === 'away' && isTls(code)) return fail(`TLS: ${text} (${code})`, false);
   if (failure.kind === 'away' && (code === 'ETIMEDOUT' || code === 'TimeoutError'))
     return fail(`no answer in time: ${text}`, true);
-  if (isCredentials(code)) return fail(`the credentials were refused: ${text} (${code})`, false);
+  if (failure.kind === 'refused' && isCredentials(code))
+    return fail(`the credentials were refused: ${text} (${code})`, false);
   const why = text.includes(code) ? text : `${text} (${code})`;
   return fail(why, failure.kind !== 'refused');
 }
@@ -160,8 +164,21 @@ function textOf(error: unknown): string {
   return error.message === '' ? codeOf(error) : error.message;
 }
 
+/** Whether our clock is wrong, and the SDK has learned the service's time from this answer. */
+export function isClockCorrected(error: unknown): boolean {
+  return metadataOf(error)?.clockSkewCorrected === true;
+}
+
 function statusOf(error: unknown): number | undefined {
+  return metadataOf(error)?.httpStatusCode;
+}
+
+interface Metadata {
+  readonly httpStatusCode?: number;
+  readonly clockSkewCorrected?: boolean;
+}
+
+function metadataOf(error: unknown): Metadata | undefined {
   if (typeof error !== 'object' || error === null || !('$metadata' in error)) return undefined;
-  const metadata = error.$metadata as { readonly httpStatusCode?: number } | undefined;
-  return metadata?.httpStatusCode;
+  return error.$metadata as Metadata | undefined;
 }

@@ -3,7 +3,7 @@ import { Agent as HttpsAgent } from 'node:https';
 import { SNS } from '@aws-sdk/client-sns';
 import { SQS, type SQSClientConfig } from '@aws-sdk/client-sqs';
 import { type AdapterContext, backOff, type Clock, sleep, type WaybillError } from '@waybill/core/adapter';
-import { connectFailure, failureOf, isDenied, requestFailure } from './errors.ts';
+import { connectFailure, failureOf, isClockCorrected, isDenied, requestFailure } from './errors.ts';
 import type { Settings } from './options.ts';
 
 /** Connections to a service at once: polls, and what goes on beside them. */
@@ -53,7 +53,11 @@ export class Link {
   static async open(settings: Settings, context: AdapterContext): Promise<Link> {
     const link = new Link(settings, context);
     try {
-      await link.#look('sqs', context.signal);
+      await link.#look('sqs', context.signal).catch(async (error: unknown) => {
+        // The client has learned the time from this answer; the next one would not know it.
+        if (!isClockCorrected(error)) throw error;
+        await link.#look('sqs', context.signal);
+      });
       return link;
     } catch (error) {
       link.#destroy();

@@ -214,10 +214,11 @@ export function fromMessage(message: Message): Content {
   }
   const { MessageId, Attributes } = message;
   const attempt = integer(own[wireHeaders.attempt]);
+  // A foreign message has its message group for a key; in ours, and in our copies, the group may be something else.
+  const isOurs = own[wireHeaders.id] !== undefined || own[positionHeader] !== undefined;
   return {
     id: own[wireHeaders.id],
-    // An ordered topic's foreign messages have the message group for a key.
-    key: own[wireHeaders.key] ?? Attributes?.MessageGroupId,
+    key: own[wireHeaders.key] ?? (isOurs ? undefined : Attributes?.MessageGroupId),
     type: own[wireHeaders.type],
     contentType,
     body: decodeBody(message.Body ?? '', own[bodyHeader]),
@@ -324,12 +325,14 @@ function copy(message: Message, changes: Changes): Wire {
   return write(changed(kept(message), changes), message.Body ?? '');
 }
 
-/** The headers, with what SQS would forget in a copy: a foreign message's id and time. */
+/** The headers, with what SQS would forget in a copy: a foreign message's id, key and time. */
 function kept(message: Message): Fields {
   const fields = fieldsOf(message);
   const { MessageId, Attributes } = message;
-  if (!fields.has(wireHeaders.id) && !fields.has(positionHeader) && MessageId !== undefined)
-    fields.set(positionHeader, MessageId);
+  const isForeign = !fields.has(wireHeaders.id) && !fields.has(positionHeader);
+  if (isForeign && MessageId !== undefined) fields.set(positionHeader, MessageId);
+  const group = Attributes?.MessageGroupId;
+  if (isForeign && !fields.has(wireHeaders.key) && group !== undefined) fields.set(wireHeaders.key, group);
   const sent = Attributes?.SentTimestamp;
   if (!fields.has(wireHeaders.publishedAt) && sent !== undefined) fields.set(wireHeaders.publishedAt, sent);
   return fields;

@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import {
   type Clock,
   ConfigError,
+  ConnectionError,
   checkOptions,
   MessageTooLargeError,
   type OutgoingMessage,
@@ -10,7 +11,7 @@ import {
   wireHeaders,
 } from '@waybill/core/adapter';
 import { batches } from './batches.ts';
-import { adapterName, isMissing, publishFailure } from './errors.ts';
+import { adapterName, isMissing, isThrottled, publishFailure } from './errors.ts';
 import type { Link } from './link.ts';
 import { toWire, type Wire } from './message.ts';
 import { messageGroupOf } from './names.ts';
@@ -114,7 +115,7 @@ export class Publisher {
       results[Number(Id)] = {
         status: 'failed',
         outcome: 'not-sent',
-        retryable: SenderFault !== true,
+        retryable: SenderFault !== true || isThrottled(Code ?? ''),
         error: new PublishError(text, { adapter: adapterName, outcome: 'not-sent' }),
       };
     }
@@ -194,8 +195,11 @@ export class Publisher {
         deduplication: this.#orderOf(message)?.deduplication,
       });
       const done = await requests.send(url, entries.map(parcel));
-      for (let i = 0; i < entries.length; i++)
-        results[(entries[i] as Entry).at] = await this.#queueResult(done[i] as Done, topic);
+      const gone = done.includes('missing') ? await this.#missing(topic) : undefined;
+      for (let i = 0; i < entries.length; i++) {
+        const one = done[i] as Done;
+        results[(entries[i] as Entry).at] = one === 'missing' && gone !== undefined ? gone : queueResult(one);
+      }
     } catch (error) {
       for (const { at } of entries) results[at] = failed(error, topic.name);
     }
@@ -216,25 +220,12 @@ export class Publisher {
           delaySeconds: delaySecondsOf((message.deliverAt ?? 0) - clock.now()),
         })),
       );
-      for (let i = 0; i < entries.length; i++) {
-        const { at, message } = entries[i] as Entry;
-        results[at] = await this.#queueResult(done[i] as Done, message.topic);
-        if (done[i] === 'missing') topology.forgetDelayQueue();
-      }
+      for (let i = 0; i < entries.length; i++) results[(entries[i] as Entry).at] = queueResult(done[i] as Done);
+      if (done.includes('missing')) topology.forgetDelayQueue();
       delayed();
     } catch (error) {
       for (const { at, message } of entries) results[at] = failed(error, message.topic.name);
     }
-  }
-
-  async #queueResult(done: Done, topic: OutgoingMessage['topic']): Promise<SendResult> {
-    if (done === 'applied') return stored;
-    if (done === 'missing') return this.#missing(topic);
-    const refused = done === 'lost' || done instanceof ConfigError;
-    const outcome = refused ? 'not-sent' : 'unknown';
-    const text = done === 'lost' ? 'SQS refused the message' : done.message;
-    const error = new PublishError(text, { adapter: adapterName, outcome, cause: done });
-    return { status: 'failed', outcome, retryable: !refused, error };
   }
 
   #waits(message: OutgoingMessage): readonly (readonly [string, string])[] {
@@ -259,6 +250,17 @@ export class Publisher {
 
 function failed(error: unknown, topic: string): SendResult {
   return { status: 'failed', ...publishFailure(error, topic) };
+}
+
+function queueResult(done: Done): SendResult {
+  if (done === 'applied') return stored;
+  // Core's next try finds it, or makes it.
+  const failure = done === 'missing' ? new ConnectionError('the queue was deleted', { adapter: adapterName }) : done;
+  const refused = failure === 'lost' || failure instanceof ConfigError;
+  const outcome = refused || done === 'missing' ? 'not-sent' : 'unknown';
+  const text = failure === 'lost' ? 'SQS refused the message' : failure.message;
+  const error = new PublishError(text, { adapter: adapterName, outcome, cause: failure });
+  return { status: 'failed', outcome, retryable: failure instanceof ConnectionError && failure.retryable, error };
 }
 
 /** SNS named it neither among the stored nor among the failed. */

@@ -3,6 +3,7 @@ import {
   Alarm,
   backOff,
   type Clock,
+  ConnectionError,
   type Delivery,
   Fifo,
   Heap,
@@ -16,7 +17,7 @@ import {
   WaybillError,
 } from '@waybill/core/adapter';
 import { maxEntries } from './batches.ts';
-import { failureOf, isMissing, requestFailure } from './errors.ts';
+import { adapterName, failureOf, isMissing, requestFailure } from './errors.ts';
 import type { Link, LinkListener } from './link.ts';
 import { deliveriesOf, fromMessage } from './message.ts';
 import type { Requests } from './requests.ts';
@@ -27,8 +28,10 @@ import type { GroupPlace } from './topology.ts';
 const waitHere = 1_000;
 /** Looks for messages that others have set apart, in a lease: their holders may have died. Our own we look for at once. */
 const aloneLooks = 2;
-/** Between tries to make a group again. */
+/** Between tries to make a group again, and between one that helped nothing and the next. */
 const repairAgain = { initial: 500, max: 10_000 } as const;
+/** Polls in a row that fail by no fault of the request until that counts as an interruption. */
+const troubleAfter = 3;
 /** Milliseconds that a member that leaves waits for what it has to give back. */
 const closePatience = 3_000;
 
@@ -79,8 +82,12 @@ export class SqsReceiver implements Receiver, LinkListener {
   #yielding = false;
   /** Nobody asks for messages at the moment; what comes in goes back. */
   #resting = false;
-  /** SQS refuses our polls, and core knows. */
-  #refused = false;
+  /** Polls that have failed since the last that did not. */
+  #failures = 0;
+  /** SQS answers our polls with errors, and core knows. */
+  #troubled = false;
+  /** Times that the group was made again since a poll last found its queue. */
+  #repairs = 0;
   #closing = false;
   #repairing: Promise<void> | undefined;
   #lookAloneAt = 0;
@@ -178,7 +185,8 @@ export class SqsReceiver implements Receiver, LinkListener {
 
   restored(): void {
     if (this.#closing) return;
-    this.#refused = false;
+    this.#failures = 0;
+    this.#troubled = false;
     this.#parts.events.restored();
     this.#fill();
   }
@@ -217,8 +225,10 @@ export class SqsReceiver implements Receiver, LinkListener {
     this.#polls--;
     this.#asked -= max;
     if (failure !== undefined) return this.#failed(failure);
-    if (this.#refused && !this.#closing) {
-      this.#refused = false;
+    this.#repairs = 0;
+    this.#failures = 0;
+    if (this.#troubled && !this.#closing) {
+      this.#troubled = false;
       this.#parts.events.restored();
     }
     if (messages.length > 0) this.#yield();
@@ -252,12 +262,16 @@ export class SqsReceiver implements Receiver, LinkListener {
     if (kind === 'away') return;
     const { name, topic } = this.#parts.source.group;
     const failure = requestFailure(error, `group "${name}" of topic "${topic.name}" cannot be read`);
-    if (kind === 'refused' && !this.#refused) {
-      this.#refused = true;
-      this.#parts.events.interrupted(failure);
-    }
+    this.#failures++;
+    if (kind === 'refused' || this.#failures >= troubleAfter) this.#tellTrouble(failure);
     // Core asks again, with back-off.
     this.#waiter?.reject(failure);
+  }
+
+  #tellTrouble(error: WaybillError): void {
+    if (this.#troubled || this.#closing) return;
+    this.#troubled = true;
+    this.#parts.events.interrupted(error);
   }
 
   #arrived(messages: readonly Message[], queueUrl: string): void {
@@ -391,6 +405,12 @@ export class SqsReceiver implements Receiver, LinkListener {
   async #repair(): Promise<void> {
     const { clock, link, logger, source } = this.#parts;
     const what = `group "${source.group.name}" of topic "${source.group.topic.name}"`;
+    // AWS tells the name of a deleted queue for up to a minute: it is then found, and still not there.
+    if (this.#repairs > 0) {
+      this.#tellTrouble(new ConnectionError(`${what}: its queue is not there yet`, { adapter: adapterName }));
+      await sleep(clock, backOff(this.#repairs, repairAgain), link.closing);
+    }
+    this.#repairs++;
     for (let tries = 1; !this.#closing; tries++) {
       try {
         this.#place = await this.#parts.repair();
@@ -399,6 +419,7 @@ export class SqsReceiver implements Receiver, LinkListener {
       } catch (error) {
         const failure = WaybillError.is(error) ? error : requestFailure(error, `${what} cannot be made again`);
         if (failure.code !== 'CONNECTION') return this.#end(failure);
+        this.#tellTrouble(failure);
         logger.debug(`sqs: ${what} cannot be made again, tried again`, { error });
         await sleep(clock, backOff(tries, repairAgain), link.closing);
       }

@@ -3,7 +3,7 @@ import type { BatchResultErrorEntry, Message } from '@aws-sdk/client-sqs';
 import { ConfigError, ConnectionError, type SettleResult } from '@waybill/core/adapter';
 import { queueNameOf } from './arns.ts';
 import { batches, maxEntries, tens } from './batches.ts';
-import { adapterName, deadHandle, isMissing, requestFailure } from './errors.ts';
+import { adapterName, deadHandle, isMissing, isThrottled, requestFailure } from './errors.ts';
 import type { Link } from './link.ts';
 import type { Wire } from './message.ts';
 
@@ -222,7 +222,8 @@ interface BatchAnswer {
   readonly Failed?: readonly BatchResultErrorEntry[] | undefined;
 }
 
-const failure = (text: string): ConnectionError => new ConnectionError(text, { adapter: adapterName });
+const failure = (text: string, retryable = true): ConnectionError =>
+  new ConnectionError(text, { adapter: adapterName, retryable });
 
 /** An entry in neither list of an answer counts as failed. */
 const noWord = failure('SQS said nothing of an entry of a request');
@@ -233,8 +234,9 @@ function ofHandle(failed: BatchResultErrorEntry): SettleResult {
   return failed.SenderFault === true && deadHandle.test(failed.Code ?? '') ? 'lost' : notDone(failed);
 }
 
-function notDone({ Code = '', Message: text = '' }: BatchResultErrorEntry): SettleResult {
-  return failure(`SQS did not carry out an entry of a request: ${text} (${Code})`);
+function notDone({ Code = '', Message: text = '', SenderFault }: BatchResultErrorEntry): SettleResult {
+  const retryable = SenderFault !== true || isThrottled(Code);
+  return failure(`SQS did not carry out an entry of a request: ${text} (${Code})`, retryable);
 }
 
 /** The result for core where the queue was missing. */

@@ -187,10 +187,8 @@ export class Settling {
     const { native } = delivery;
     if (settlement.verb === 'deadLetter') {
       const wire = deadLetterCopy(native, settlement.details, maxQueueBytes);
-      return {
-        wire,
-        messageGroup: this.#ordered ? messageGroupOf(delivery.key ?? settlement.details.entry) : undefined,
-      };
+      // Not by key: of a message group that has one out, SQS shows nothing more, and a look takes them all out.
+      return { wire, messageGroup: this.#ordered ? messageGroupOf(settlement.details.entry) : undefined };
     }
     const { after, attempt } = settlement as Settlement & { readonly verb: 'giveBack' };
     const deliverAt = after > 0 ? Math.ceil(this.#parts.clock.now() + after) : undefined;

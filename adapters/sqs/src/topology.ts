@@ -6,6 +6,7 @@ import {
   type Logger,
   type ProvisionItem,
   type TopicInfo,
+  UnsupportedError,
 } from '@waybill/core/adapter';
 import { queueNameOf } from './arns.ts';
 import { adapterName, requestFailure } from './errors.ts';
@@ -243,10 +244,15 @@ export class Topology {
     if (temporary) await this.touch(group);
   }
 
-  /** The one queue that is the topic belongs to the first group that asks for it. */
+  /**
+   * The one queue that is the topic belongs to the first group that asks for it.
+   *
+   * @throws UnsupportedError for another one, and for a broadcast
+   */
   async #claim({ topic, name, temporary }: GroupRef, queue: QueueName): Promise<void> {
-    const what = `topic "${topic.name}" is one queue (fanOut: 'queue')`;
-    if (temporary) throw new Difference(`${what} and can have no broadcast; use fanOut: 'topic'`);
+    const cannot = (why: string): UnsupportedError =>
+      new UnsupportedError('groups', adapterName, `topic "${topic.name}" is one queue ${why}`, "use fanOut: 'topic'");
+    if (temporary) throw cannot('and can have no broadcast');
     const url = await this.#queues.make(queue);
     // Group names have characters that a tag's value cannot have.
     const wanted = Buffer.from(name).toString('base64');
@@ -254,7 +260,7 @@ export class Topology {
     if (owner === wanted) return;
     if (owner === undefined) return this.#queues.tag(url, { [tags.group]: wanted });
     const other = Buffer.from(owner, 'base64').toString();
-    throw new Difference(`${what} and has the group "${other}", so it cannot have "${name}"; use fanOut: 'topic'`);
+    throw cannot(`and has the group "${other}", so it cannot have "${name}"`);
   }
 
   /** @returns what is missing */

@@ -10,9 +10,17 @@ export class FakeAws {
   readonly faults: string[] = [];
   /** Requests by their name, such as `ReceiveMessage`. */
   readonly requests = new Map<string, number>();
+  /** Refuses requests, with this code: what AWS does now and then and no emulator does. */
+  refuse: (action: string, name: string) => string | undefined = () => undefined;
+  /** The code with which each entry of such a batch fails, by the sender's fault as AWS sees it. */
+  failEntries: (action: string) => string | undefined = () => undefined;
+  /** Milliseconds that its clock is ahead of ours; AWS bears five minutes. */
+  ahead = 0;
   readonly #server: Server;
   readonly #queues = new Map<string, Queue>();
   readonly #topics = new Map<string, Set<string>>();
+  /** Whether the request that is being answered was signed at another time. */
+  #skewed = false;
 
   private constructor(server: Server) {
     this.#server = server;
@@ -22,6 +30,8 @@ export class FakeAws {
     const server = createServer((request, response) => {
       void read(request).then(async (body) => {
         const target = request.headers['x-amz-target'];
+        response.setHeader('date', new Date(Date.now() + fake.ahead).toUTCString());
+        fake.#checkTime(String(request.headers['x-amz-date']));
         if (typeof target === 'string') {
           const [status, answer] = await fake.#sqs(target.slice(target.indexOf('.') + 1), JSON.parse(body));
           response.writeHead(status, { 'content-type': 'application/x-amz-json-1.0' });
@@ -52,14 +62,37 @@ export class FakeAws {
     return names.reduce((sum, name) => sum + (this.requests.get(name) ?? 0), 0);
   }
 
+  /** Deletes a queue, as somebody else would. */
+  deleteQueue(name: string): void {
+    this.#queues.delete(name);
+  }
+
+  deleteTopic(name: string): void {
+    this.#topics.delete(`arn:aws:sns:eu-west-1:000000000000:${name}`);
+  }
+
+  /** Messages that a queue holds, hidden ones too. */
+  size(name: string): number {
+    return this.#queues.get(name)?.size ?? 0;
+  }
+
+  #checkTime(signed: string): void {
+    const at = Date.parse(signed.replace(/^(....)(..)(..T..)(..)(.*)$/, '$1-$2-$3:$4:$5'));
+    this.#skewed = Math.abs(Date.now() + this.ahead - at) > 300_000;
+  }
+
   async #sqs(action: string, input: Input): Promise<[number, unknown]> {
     this.requests.set(action, this.count(action) + 1);
     const name = String(input.QueueUrl ?? input.QueueName ?? '').replace(/^.*\//, '');
+    const code = this.#skewed ? 'InvalidSignatureException' : this.refuse(action, name);
+    if (code !== undefined) return [400, { __type: `com.amazonaws.sqs#${code}`, message: 'refused' }];
     const QueueUrl = `http://queues.invalid/000000000000/${name}`;
     if (action === 'CreateQueue') {
       this.#queues.set(name, new Queue());
       return [200, { QueueUrl }];
     }
+    if (action === 'GetQueueAttributes')
+      return [200, { Attributes: { ApproximateNumberOfMessages: String(this.size(name)) } }];
     if (action === 'ListQueues') return [200, {}];
     const queue = this.#queues.get(name);
     if (queue === undefined) return [400, { __type: 'com.amazonaws.sqs#QueueDoesNotExist', message: 'no such queue' }];
@@ -75,7 +108,7 @@ export class FakeAws {
       for (const { DelaySeconds = 0 } of entries)
         if (DelaySeconds > 900) this.faults.push(`a delay of ${DelaySeconds} s`);
       for (const entry of entries)
-        queue.add(entry.MessageBody ?? '', entry.MessageAttributes ?? {}, entry.DelaySeconds);
+        queue.add(entry.MessageBody ?? '', entry.MessageAttributes ?? {}, entry.DelaySeconds, entry.MessageGroupId);
     }
     if (action === 'DeleteMessageBatch') for (const { ReceiptHandle } of entries) queue.delete(ReceiptHandle ?? '');
     if (action === 'ChangeMessageVisibilityBatch') {
@@ -93,11 +126,15 @@ export class FakeAws {
   #sns(input: URLSearchParams): [number, string] {
     const action = input.get('Action') ?? '';
     this.requests.set(action, this.count(action) + 1);
-    const arn = input.get('TopicArn') ?? `arn:aws:sns:eu-west-1:000000000000:${input.get('Name')}`;
+    const arn =
+      input.get('TopicArn') ?? input.get('ResourceArn') ?? `arn:aws:sns:eu-west-1:000000000000:${input.get('Name')}`;
     const answer = (result: string): [number, string] => [
       200,
       `<${action}Response><${action}Result>${result}</${action}Result></${action}Response>`,
     ];
+    const refused = this.refuse(action, arn.slice(arn.lastIndexOf(':') + 1));
+    if (refused !== undefined)
+      return [400, `<ErrorResponse><Error><Code>${refused}</Code><Message>refused</Message></Error></ErrorResponse>`];
     if (action === 'ListTopics')
       return answer('<Topics><member><TopicArn>arn:aws:sns:eu-west-1:000000000000:other</TopicArn></member></Topics>');
     if (action === 'CreateTopic') this.#topics.set(arn, new Set());
@@ -110,8 +147,10 @@ export class FakeAws {
     if (action === 'Subscribe') topic.add((input.get('Endpoint') ?? '').replace(/^.*:/, ''));
     if (action !== 'PublishBatch')
       return answer(`<TopicArn>${arn}</TopicArn><SubscriptionArn>${arn}:1</SubscriptionArn>`);
+    const entryCode = this.failEntries(action);
     let sum = 0;
     let successful = '';
+    let failed = '';
     for (let n = 1; ; n++) {
       const entry = `PublishBatchRequestEntries.member.${n}.`;
       const body = input.get(`${entry}Message`);
@@ -125,12 +164,18 @@ export class FakeAws {
           StringValue: input.get(`${at}Value.StringValue`) ?? '',
         };
       }
+      if (entryCode !== undefined) {
+        const Id = input.get(`${entry}Id`);
+        failed += `<member><Id>${Id}</Id><Code>${entryCode}</Code><SenderFault>true</SenderFault></member>`;
+        continue;
+      }
       sum += this.#check(body, attributes);
-      for (const queue of topic) this.#queues.get(queue)?.add(body, attributes, 0);
+      for (const queue of topic)
+        this.#queues.get(queue)?.add(body, attributes, 0, input.get(`${entry}MessageGroupId`) ?? undefined);
       successful += `<member><Id>${input.get(`${entry}Id`)}</Id><MessageId>${randomUUID()}</MessageId></member>`;
     }
     if (sum > 262_144) this.faults.push(`a batch for SNS has ${sum} bytes`);
-    return answer(`<Successful>${successful}</Successful><Failed></Failed>`);
+    return answer(`<Successful>${successful}</Successful><Failed>${failed}</Failed>`);
   }
 
   /** @returns bytes */
@@ -165,6 +210,7 @@ interface Input {
     readonly MessageBody?: string;
     readonly MessageAttributes?: Attributes;
     readonly DelaySeconds?: number;
+    readonly MessageGroupId?: string;
     readonly ReceiptHandle?: string;
     readonly VisibilityTimeout?: number;
   }[];
@@ -175,6 +221,7 @@ interface Stored {
   readonly body: string;
   readonly attributes: Attributes;
   readonly sent: number;
+  readonly group: string | undefined;
   visibleAt: number;
   handle: string;
   received: number;
@@ -184,13 +231,18 @@ class Queue {
   #messages: Stored[] = [];
   #wake: (() => void)[] = [];
 
-  add(body: string, attributes: Attributes, delay = 0): void {
+  get size(): number {
+    return this.#messages.length;
+  }
+
+  add(body: string, attributes: Attributes, delay = 0, group?: string): void {
     const sent = Date.now();
     this.#messages.push({
       id: randomUUID(),
       body,
       attributes,
       sent,
+      group,
       visibleAt: sent + delay * 1_000,
       handle: '',
       received: 0,
@@ -210,7 +262,13 @@ class Queue {
   async receive({ MaxNumberOfMessages = 1, WaitTimeSeconds = 0, VisibilityTimeout = 30 }: Input): Promise<unknown[]> {
     const end = Date.now() + WaitTimeSeconds * 1_000;
     for (;;) {
-      const ready = this.#messages.filter(({ visibleAt }) => visibleAt <= Date.now()).slice(0, MaxNumberOfMessages);
+      const now = Date.now();
+      // Of a message group that has one out, SQS gives nothing more.
+      const out = this.#messages.filter(({ group, visibleAt }) => group !== undefined && visibleAt > now);
+      const blocked = new Set(out.map(({ group }) => group));
+      const ready = this.#messages
+        .filter(({ group, visibleAt }) => visibleAt <= now && !blocked.has(group))
+        .slice(0, MaxNumberOfMessages);
       const left = end - Date.now();
       if (ready.length > 0 || left <= 0) {
         return ready.map((message) => {
@@ -223,7 +281,11 @@ class Queue {
             Body: message.body,
             MD5OfBody: md5(message.body),
             MessageAttributes: message.attributes,
-            Attributes: { SentTimestamp: String(message.sent), ApproximateReceiveCount: String(message.received) },
+            Attributes: {
+              SentTimestamp: String(message.sent),
+              ApproximateReceiveCount: String(message.received),
+              ...(message.group === undefined ? {} : { MessageGroupId: message.group }),
+            },
           };
         });
       }

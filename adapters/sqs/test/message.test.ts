@@ -137,7 +137,7 @@ describe('a message', () => {
       }),
       { numRuns: 300 },
     );
-  });
+  }, 30_000);
 
   test('of the largest size has room for the fullest headers, also in its dead letter (PUB-03)', () => {
     const { maxMessageBytes } = capabilitiesOf(resolveOptions({ region: 'eu-west-1' }));
@@ -188,6 +188,19 @@ describe('a message', () => {
     expect(Object.keys(fromMessage(later).headers)).toHaveLength(10);
     const again = redriveCopy(later);
     expect(again.attributes['a1']).toEqual({ DataType: 'Binary', BinaryValue: new Uint8Array([1]) });
+  });
+
+  test('of somebody else has its message group for a key, also in copies; ours has the key that it was given', () => {
+    const inGroup = (message: Message, MessageGroupId: string): Message => ({
+      ...message,
+      Attributes: { ...message.Attributes, MessageGroupId },
+    });
+    const foreign = inGroup(arrived({ body: 'x', attributes: {} }), 'customer-1');
+    expect(fromMessage(foreign).key).toBe('customer-1');
+    expect(fromMessage(inGroup(arrived(retryCopy(foreign, 2, undefined)), 'another')).key).toBe('customer-1');
+    const ours = inGroup(arrived(toWire({ ...outgoing, key: undefined })), outgoing.id);
+    expect(fromMessage(ours).key).toBeUndefined();
+    expect(fromMessage(inGroup(arrived(retryCopy(ours, 2, undefined)), 'another')).key).toBeUndefined();
   });
 
   test('that cannot be told from ours is still read', () => {

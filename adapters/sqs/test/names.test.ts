@@ -102,5 +102,5 @@ describe('a message group', () => {
       }),
       { numRuns: 100 },
     );
-  });
+  }, 30_000);
 });

@@ -14,7 +14,7 @@ const USAGE = `Usage: npm run brokers -- up|down|status [options]
   down            removes them with their data, and what killed test runs left behind
   status          shows engine, images and containers; fails when no engine answers
 
-  --only LIST     some brokers only, or in another version: rabbitmq,kafka@4.1
+  --only LIST     some brokers only, or in another version, or databases: rabbitmq,kafka@4.1,postgres,mariadb
   --images-only   up: sees to engine and images, starts nothing
   --install       up: may install the engine from Debian's packages (as root; CI in the environment implies it)
   --json          prints the results as JSON
@@ -46,7 +46,7 @@ interface Options {
 }
 
 async function up(options: Options): Promise<void> {
-  const wanted = selectImages(options.only);
+  const wanted = selectImages(options.only, options.imagesOnly);
   const installing = installer(options.install, reportStep);
   const engine = await ensureEngine(installing, reportStep);
   const builder = imageBuilder(installing, reportStep);
@@ -60,7 +60,12 @@ async function up(options: Options): Promise<void> {
   const brokers = await all(ready.map(({ image, resolved }) => bringUp(image, resolved, containers, reportStep)));
   show(options, { engine, brokers }, () =>
     brokers.map(({ broker, version, url, management }) =>
-      columns(broker, version, `BROKER_URL=${url}`, management && `management ${management}`),
+      columns(
+        broker,
+        version,
+        `${isDatabase(broker) ? 'DATABASE' : 'BROKER'}_URL=${url}`,
+        management && `management ${management}`,
+      ),
     ),
   );
 }
@@ -102,6 +107,10 @@ async function status(options: Options): Promise<void> {
 }
 
 const commands: Readonly<Record<string, (options: Options) => Promise<void>>> = { up, down, status };
+
+function isDatabase(name: string): boolean {
+  return brokerImages.some(({ broker, database }) => broker === name && database);
+}
 
 /** A test's container whose test run is gone. */
 function isOrphan({ owner }: Container): boolean {

@@ -1,7 +1,9 @@
 import { imageExists } from './docker.ts';
 import { SetupError } from './run.ts';
 
-export type BrokerName = 'rabbitmq' | 'kafka' | 'redis' | 'sqs' | 'pubsub';
+/** The databases among them carry no messages, but stand beside a broker: for outbox, inbox and idempotency stores. */
+export type BrokerName = 'rabbitmq' | 'kafka' | 'redis' | 'sqs' | 'elasticmq' | 'pubsub' | DatabaseName;
+export type DatabaseName = 'postgres' | 'mariadb';
 
 /** One version of one broker, and where its image comes from. */
 export interface BrokerImage {
@@ -14,6 +16,10 @@ export interface BrokerImage {
   /** The environment variable that puts another image in its place. */
   readonly setting: string;
   readonly build: BuildRecipe;
+  /** Started only where it is asked for by name: not what `up` alone is for. */
+  readonly onDemand?: true;
+  /** A database is started only where it is asked for by name, too; its image is made with the brokers'. */
+  readonly database?: true;
 }
 
 export interface BuildRecipe {
@@ -89,6 +95,16 @@ export const brokerImages: readonly BrokerImage[] = [
     setting: 'WAYBILL_SQS_IMAGE',
     build: { folder: 'sqs', debian: 'trixie', payload: { from: 'npm', version: '2.4.1' } },
   },
+  // SQS without SNS, and closer to AWS's than fauxqs.
+  {
+    broker: 'elasticmq',
+    version: '1.7',
+    official: 'softwaremill/elasticmq:1.7.1',
+    local: 'waybill/elasticmq:1.7',
+    setting: 'WAYBILL_ELASTICMQ_IMAGE',
+    build: { folder: 'elasticmq', debian: 'trixie', payload: { from: 'maven', version: '1.7.1' } },
+    onDemand: true,
+  },
   // Google's emulator; the version is that of its jar.
   {
     broker: 'pubsub',
@@ -97,6 +113,24 @@ export const brokerImages: readonly BrokerImage[] = [
     local: 'waybill/pubsub:0.8',
     setting: 'WAYBILL_PUBSUB_IMAGE',
     build: { folder: 'pubsub', debian: 'trixie', payload: { from: 'google-cloud-sdk', version: '0.8' } },
+  },
+  {
+    broker: 'postgres',
+    version: '17',
+    official: 'postgres:17',
+    local: 'waybill/postgres:17',
+    setting: 'WAYBILL_POSTGRES_IMAGE',
+    build: { folder: 'postgres', debian: 'trixie' },
+    database: true,
+  },
+  {
+    broker: 'mariadb',
+    version: '11.8',
+    official: 'mariadb:11.8',
+    local: 'waybill/mariadb:11.8',
+    setting: 'WAYBILL_MARIADB_IMAGE',
+    build: { folder: 'mariadb', debian: 'trixie' },
+    database: true,
   },
 ];
 
@@ -115,9 +149,13 @@ export function brokerImage(broker: string, version?: string): BrokerImage {
   );
 }
 
-/** Reads `rabbitmq,kafka@4.1`; nothing means every broker in its default version. */
-export function selectImages(only: string | undefined): readonly BrokerImage[] {
-  const names = only?.split(',') ?? [...new Set(brokerImages.map((image) => image.broker))];
+/**
+ * Reads `rabbitmq,kafka@4.1`; nothing means every broker in its default version that is not on demand, and, where
+ * nothing is to be started, the databases.
+ */
+export function selectImages(only: string | undefined, imagesOnly = false): readonly BrokerImage[] {
+  const usual = brokerImages.filter(({ onDemand, database }) => !onDemand && (imagesOnly || !database));
+  const names = only?.split(',') ?? [...new Set(usual.map((image) => image.broker))];
   return [
     ...new Set(
       names.map((name) => {

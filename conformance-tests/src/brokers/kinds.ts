@@ -1,6 +1,16 @@
+import { elasticmqEnvironment } from './elasticmq.ts';
 import { fauxqsEnvironment } from './fauxqs.ts';
 import type { BrokerName } from './images.ts';
-import { type Address, type Probe, probeHttp, probeKafka, probeRabbitmq, probeRedis } from './probe.ts';
+import {
+  type Address,
+  type Probe,
+  probeHttp,
+  probeKafka,
+  probeMysql,
+  probePostgres,
+  probeRabbitmq,
+  probeRedis,
+} from './probe.ts';
 
 /** What the container of a broker needs and offers, the same for the official image and for ours. */
 export interface BrokerKind {
@@ -22,6 +32,14 @@ export interface BrokerKind {
 export const redisCommand = ['redis-server', '--appendonly', 'yes', '--appendfsync', 'always'] as const;
 
 export const pubsubCommand = ['gcloud', 'beta', 'emulators', 'pubsub', 'start', '--host-port=0.0.0.0:8085'] as const;
+
+export const postgresEnvironment = { POSTGRES_PASSWORD: 'waybill', POSTGRES_DB: 'waybill' } as const;
+
+/** Room for the pools of many test processes. Every commit is flushed, which is the default. */
+export const postgresCommand = ['postgres', '-c', 'max_connections=300'] as const;
+
+/** Every commit is flushed, which is the default. */
+export const mariadbEnvironment = { MARIADB_ROOT_PASSWORD: 'waybill', MARIADB_DATABASE: 'waybill' } as const;
 
 export const brokerKinds: Readonly<Record<BrokerName, BrokerKind>> = {
   rabbitmq: {
@@ -59,6 +77,14 @@ export const brokerKinds: Readonly<Record<BrokerName, BrokerKind>> = {
     url: ({ host, port }) => `sqs://us-east-1?endpoint=http://${host}:${port}`,
     probe: (at) => probeHttp(at, '/health'),
   },
+  elasticmq: {
+    defaultPort: 9324,
+    portSetting: 'WAYBILL_ELASTICMQ_PORT',
+    containerPort: () => 9324,
+    environment: () => elasticmqEnvironment,
+    url: ({ host, port }) => `sqs://us-east-1?endpoint=http://${host}:${port}&fanOut=queue`,
+    probe: (at) => probeHttp(at, '/health'),
+  },
   pubsub: {
     defaultPort: 8085,
     portSetting: 'WAYBILL_PUBSUB_PORT',
@@ -67,6 +93,23 @@ export const brokerKinds: Readonly<Record<BrokerName, BrokerKind>> = {
     command: pubsubCommand,
     url: ({ host, port }) => `pubsub://waybill?endpoint=${host}:${port}`,
     probe: (at) => probeHttp(at, '/'),
+  },
+  postgres: {
+    defaultPort: 5432,
+    portSetting: 'WAYBILL_POSTGRES_PORT',
+    containerPort: () => 5432,
+    environment: () => postgresEnvironment,
+    command: postgresCommand,
+    url: ({ host, port }) => `postgres://postgres:waybill@${host}:${port}/waybill`,
+    probe: probePostgres,
+  },
+  mariadb: {
+    defaultPort: 3306,
+    portSetting: 'WAYBILL_MARIADB_PORT',
+    containerPort: () => 3306,
+    environment: () => mariadbEnvironment,
+    url: ({ host, port }) => `mysql://root:waybill@${host}:${port}/waybill`,
+    probe: probeMysql,
   },
 };
 

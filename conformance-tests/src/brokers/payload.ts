@@ -1,5 +1,5 @@
 import { cpSync, existsSync, readdirSync, realpathSync } from 'node:fs';
-import { delimiter, dirname, join } from 'node:path';
+import { basename, delimiter, dirname, join } from 'node:path';
 import type { Installer } from './engine.ts';
 import type { Payload } from './images.ts';
 import { run, SetupError, type Step } from './run.ts';
@@ -23,10 +23,11 @@ type Fetch = (version: string, recipe: string, target: string, installing: Insta
 
 const fetchers: Readonly<Record<Payload['from'], Fetch>> = {
   maven: async (version, recipe, target, installing, step) => {
-    await installing.need(['mvn'], "which fetches Kafka's jars where its image cannot be pulled");
-    const settings = [`-Dkafka.version=${version}`, `-DoutputDirectory=${target}`];
+    const program = basename(recipe);
+    await installing.need(['mvn'], `which fetches the jars of ${program} where its image cannot be pulled`);
+    const settings = [`-D${program}.version=${version}`, `-DoutputDirectory=${target}`];
     const args = ['-q', '-B', '-f', join(recipe, 'pom.xml'), ...settings, 'dependency:copy-dependencies'];
-    await step(`fetched the jars of Kafka ${version}`, () => run('mvn', args));
+    await step(`fetched the jars of ${program} ${version}`, () => run('mvn', args));
   },
 
   npm: async (version, _recipe, target, _installing, step) => {

@@ -137,6 +137,27 @@ export const probeRedis: Probe = (at) =>
     if (answer.toString() !== pong) throw new Error(`Redis answered ${JSON.stringify(answer.toString())} to PING`);
   });
 
+/** Begins to log in: while it recovers, it refuses instead of asking for the password. */
+export const probePostgres: Probe = (at) =>
+  converse(at, async (conversation) => {
+    const version3 = int32(196_608);
+    const parameters = Buffer.from('user\0postgres\0database\0postgres\0\0');
+    conversation.write(int32(4 + version3.length + parameters.length), version3, parameters);
+    const answer = (await conversation.read(1)).toString('latin1');
+    if (answer === 'R') return;
+    const size = (await conversation.read(4)).readInt32BE(0);
+    const fields = (await conversation.read(size - 4)).toString().split('\0');
+    throw new Error(`PostgreSQL answered: ${fields.find((field) => field.startsWith('M'))?.slice(1)}`);
+  });
+
+/** The server speaks first, and only once it is ready. */
+export const probeMysql: Probe = (at) =>
+  converse(at, async (conversation) => {
+    const greeting = await conversation.read(5);
+    const protocol = greeting.readUInt8(4);
+    if (protocol !== 10) throw new Error(`protocol ${protocol} of MySQL came instead of 10`);
+  });
+
 export async function probeHttp({ host, port }: Address, path: string): Promise<void> {
   const answer = await fetch(`http://${host}:${port}${path}`, { signal: AbortSignal.timeout(ANSWER_WITHIN_MS) });
   await answer.body?.cancel();

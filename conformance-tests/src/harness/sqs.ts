@@ -28,15 +28,16 @@ const LEASE = 2_000;
 const REGION = 'us-east-1';
 
 /**
- * SQS and SNS on fauxqs, from `WAYBILL_SQS_URL` (and `…_CONTAINER`), or from a container of its own. With `fanOut=queue`
- * in that URL there is no SNS, so that emulators of SQS alone can be asked what has no need of a second group.
+ * SQS and SNS on fauxqs, from `WAYBILL_SQS_URL` (and `…_CONTAINER`), or from a container of its own. With
+ * `WAYBILL_SQS_EMULATOR=elasticmq` SQS alone on ElasticMQ, from `WAYBILL_ELASTICMQ_URL` or a container of its own: there
+ * a topic is one queue (`fanOut=queue` in the URL).
  */
 export function sqsUnderTest(): AdapterUnderTest {
   return {
     name: 'sqs',
     lease: LEASE,
     start: async () => {
-      const running = await brokerFor('sqs');
+      const running = await brokerFor(emulator());
       const services = new Services(running.url);
       return {
         url: services.url(),
@@ -57,6 +58,13 @@ export function sqsUnderTest(): AdapterUnderTest {
       } satisfies BrokerUnderTest;
     },
   };
+}
+
+function emulator(): 'sqs' | 'elasticmq' {
+  const chosen = process.env['WAYBILL_SQS_EMULATOR'] || 'fauxqs';
+  if (chosen === 'fauxqs') return 'sqs';
+  if (chosen === 'elasticmq') return 'elasticmq';
+  throw new Error(`WAYBILL_SQS_EMULATOR=${chosen} is none of fauxqs, elasticmq`);
 }
 
 interface UrlParts {
@@ -198,8 +206,10 @@ class Foreign implements ForeignClient {
 
   async read(topic: string): ReturnType<ForeignClient['read']> {
     const arn = await this.#topic({ topic });
-    if (!arn?.startsWith('arn:')) throw new Error(`there is no SNS topic ${topic} to read a copy from`);
-    const QueueUrl = await this.#services.subscribed(arn, `foreign-${randomUUID()}`);
+    if (arn === undefined) throw new Error(`there is no topic ${topic} to read from`);
+    const copy = arn.startsWith('arn:');
+    // A topic that is a queue has no copies to give: what is read here, nobody else gets.
+    const QueueUrl = copy ? await this.#services.subscribed(arn, `foreign-${randomUUID()}`) : arn;
     const copies: ForeignCopy[] = [];
     return {
       next: async (within) => {
@@ -216,7 +226,9 @@ class Foreign implements ForeignClient {
         }
         return copies.shift() as ForeignCopy;
       },
-      close: async () => void (await this.#services.sqs.deleteQueue({ QueueUrl })),
+      close: async () => {
+        if (copy) await this.#services.sqs.deleteQueue({ QueueUrl });
+      },
     };
   }
 
@@ -228,9 +240,19 @@ class Foreign implements ForeignClient {
   }
 
   async #queue(part: 'group' | 'dead-letters', place: Place): Promise<string | undefined> {
-    if (part === 'group' && this.#services.fanOut === 'queue') return this.#topic(place);
     const { topic, group, prefix = '' } = place;
+    if (part === 'group' && this.#services.fanOut === 'queue') {
+      const url = await this.#topic(place);
+      return url !== undefined && (await this.#groupOf(url)) === group ? url : undefined;
+    }
     return this.#firstQueue(queueName(`${prefix}waybill-v1-${kinds[part]}`, topic, group));
+  }
+
+  /** Whose the one queue is that is a topic. */
+  async #groupOf(QueueUrl: string): Promise<string | undefined> {
+    const { Tags } = await this.#services.sqs.listQueueTags({ QueueUrl });
+    const owner = Tags?.['waybill-group'];
+    return owner === undefined ? undefined : Buffer.from(owner, 'base64').toString();
   }
 
   async #firstQueue(name: string): Promise<string | undefined> {
@@ -297,6 +319,8 @@ class Foreign implements ForeignClient {
         continue;
       }
       const { Attributes } = await this.#services.sqs.getQueueAttributes({ QueueUrl, AttributeNames: ['All'] });
+      // ElasticMQ keeps messages for ever, and has no such attribute.
+      if (this.#services.fanOut === 'queue' && Attributes?.MessageRetentionPeriod === undefined) continue;
       const days = Number(Attributes?.MessageRetentionPeriod) / 86_400;
       if (days !== 14) faults.push(`the ${what} queue keeps messages for ${days} days`);
     }

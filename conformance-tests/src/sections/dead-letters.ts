@@ -1,5 +1,5 @@
 import type { Bus, DeadLetter } from '@waybill/core';
-import { PermanentError } from '@waybill/core';
+import { PermanentError, topic } from '@waybill/core';
 import { expect } from 'vitest';
 import { AT_ONCE, contract, RECOVERY, type Scenario } from '../scenario.ts';
 
@@ -71,6 +71,20 @@ contract('DLQ-01', 'an empty body and an event type stay what they are', async (
   const [letter] = await deadLetters(s, bus, topic, 'g', 1);
   expect(letter?.body.byteLength).toBe(0);
   expect(letter?.type).toBe('thing.happened');
+});
+
+contract('DLQ-01', 'headers named like a member of every object survive retry and dead letter', async (s) => {
+  const topic = s.topicName();
+  const bus = await s.connect();
+  const given = ['constructor', 'x-mine'].map((name) => [name, `of ${name}`] as const);
+  const record = s.recorder(fail);
+  await bus.subscribe(topic, { group: 'g', retry: { attempts: 2, delay: 50 } }, record.handler);
+  await bus.publish(topic, 1, { key, headers: Object.fromEntries(given) });
+  const [letter] = await deadLetters(s, bus, topic, 'g', 1);
+  for (const { headers } of [...record.seen.map(({ message }) => message), letter ?? { headers: {} }]) {
+    expect(Object.entries(headers).sort()).toEqual(given);
+  }
+  expect(record.count).toBe(2);
 });
 
 contract('DLQ-01', 'two messages with one id are two entries', async (s) => {
@@ -276,6 +290,29 @@ contract('DLQ-03', 'redrive sends what was chosen back and nothing else', async 
   await arrived([3, 5, 0, 1, 2, 4, 6]);
   expect(await letters.redrive('all')).toBe(0);
   await record.nothingMore();
+});
+
+contract('DLQ-03', 'dead letters of one key of an ordered topic are all shown, and all redriven', async (s) => {
+  const ordered = topic<number>(s.topicName(), { ordered: true, key: () => key });
+  const bus = await s.connect();
+  const letters = bus.deadLetters(ordered, 'g');
+  const dies = await bus.subscribe(ordered, { group: 'g', retry: once }, fail);
+  await bus.publishBatch(
+    ordered,
+    numbers(15).map((data) => ({ data })),
+  );
+  await s.eventually('all to die', () => dies.stats().deadLettered === 15, { within: RECOVERY });
+  await dies.close();
+  const shown = await s.eventually('15 dead letters', () => letters.peek({ limit: 20 }), {
+    until: ({ length }) => length >= 15,
+    within: RECOVERY,
+  });
+  expect(datas(shown).sort((a, b) => Number(a) - Number(b))).toEqual(numbers(15));
+  const record = s.recorder<number>();
+  await bus.subscribe(ordered, { group: 'g' }, record.handler);
+  expect(await letters.redrive('all')).toBe(15);
+  await record.waitFor(15, RECOVERY);
+  expect([...record.data].sort((a, b) => a - b)).toEqual(numbers(15));
 });
 
 contract('DLQ-04', 'a redriven message goes to its own group alone, with attempts from 1', async (s) => {

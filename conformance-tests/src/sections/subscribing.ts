@@ -59,6 +59,7 @@ contract(
 );
 
 contract('SUB-02', 'reaches a group with what is published right after it', async (s) => {
+  if (!s.supports('groups')) return await s.unsupported('groups');
   const [bus, publisher] = [await s.connect(), await s.connect()];
   for (const n of range(1, 4)) {
     const topic = s.topicName();

@@ -383,6 +383,8 @@ export interface Capabilities {
   };
   /** Seek, and groups that start elsewhere than at the end. */
   readonly log: Support;
+  /** Whether a topic can have several groups, and broadcasts, and a group gets nothing older than itself (SUB-01, SUB-02). */
+  readonly groups: Support;
   /** Whether attempts on ordered topics outlive a crash (RETRY-02). */
   readonly orderedAttempts: Support;
   /**

@@ -449,17 +449,18 @@ export class ConnectedBus implements Bus, ConnectionEvents {
     }
   }
 
-  /** A group that exists keeps its place, whatever `startNewGroupAt` says. */
-  async #tellIgnoredStart(group: GroupRef): Promise<void> {
+  /** A group that exists keeps its place, whatever `startNewGroupAt` says. Nothing fails because this cannot be told. */
+  async #tellIgnoredStart(item: ProvisionItem): Promise<void> {
+    const { logger } = this.#setup;
+    const [group] = item.groups;
+    const what = `topic "${item.topic.name}", group "${group?.name}"`;
     try {
-      await this.#patiently(() => this.#connection.lag(group));
+      const differences = await this.#connection.provision([item], 'verify');
+      if (differences.length > 0) return;
+      logger.info(`${what}: the group exists and keeps its place: startNewGroupAt is ignored, seek() moves it`);
     } catch (error) {
-      if (WaybillError.is(error, 'CONFIG')) return;
-      throw error;
+      logger.debug(`${what}: whether the group exists could not be asked`, { error });
     }
-    this.#setup.logger.info(
-      `topic "${group.topic.name}", group "${group.name}": the group exists and keeps its place: startNewGroupAt is ignored, seek() moves it`,
-    );
   }
 
   async #join(topic: AnyTopic | string, options: JoinOptions, call: Call, stream: boolean): Promise<Member> {
@@ -489,6 +490,8 @@ export class ConnectedBus implements Bus, ConnectionEvents {
     try {
       const on = await this.#topics.ensure(definition);
       const { ordered } = on;
+      const several = this.capabilities.groups;
+      if (temporary && !several.supported) throw new UnsupportedError('groups', adapter, several.reason);
       const inPlace = temporary || (ordered && !this.capabilities.orderedAttempts.supported);
       const { maxHandling } = this.capabilities.lease;
       if (inPlace && settings.retry.longest > maxHandling) {
@@ -500,11 +503,11 @@ export class ConnectedBus implements Bus, ConnectionEvents {
         );
       }
       if (topology !== 'none' || temporary) {
-        if (settings.startAt !== 'latest' && !temporary)
-          await this.#tellIgnoredStart({ topic: on, name: group, temporary });
-        const groups = [{ name: group, temporary, startAt: settings.startAt, options: settings.brokerOptions }];
         const mode = topology === 'verify' && !temporary ? 'verify' : 'create';
-        const differences = await this.#patiently(() => this.#connection.provision([{ topic: on, groups }], mode));
+        const groups = [{ name: group, temporary, startAt: settings.startAt, options: settings.brokerOptions }];
+        const item = { topic: on, groups };
+        if (settings.startAt !== 'latest' && !temporary && mode === 'create') await this.#tellIgnoredStart(item);
+        const differences = await this.#patiently(() => this.#connection.provision([item], mode));
         if (differences.length > 0) throw new ConfigError('topology', differences.join('; '), { adapter });
       }
       const place = { adapter, topic: definition.name, group };

@@ -131,6 +131,7 @@ function capabilitiesOf({ broker, maxMessageBytes }: ConnectionOptions): Capabil
     // A send ends within its tick, so one at a time is never in the way and makes the largest batches.
     publish: { maxMessages: 1_000, maxBytes: 64 * 1_024 * 1_024, maxInFlight: 1 },
     log: { supported: true },
+    groups: { supported: true },
     orderedAttempts: { supported: true },
     countsDeliveries: { supported: true },
     cleanJoin: { supported: true },
