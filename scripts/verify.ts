@@ -42,6 +42,8 @@ const adapters: Readonly<Record<string, () => Promise<Target>>> = {
   pubsub: () => startForTest('pubsub'),
 };
 const results = 'out/conformance.json';
+/** Where idempotency is tested to remember, on every adapter. */
+const stores = ['memory', 'sqlite', 'redis', 'postgres', 'mariadb'];
 
 /** Other versions and forms of brokers, each under the whole suite. */
 interface Variant {
@@ -119,12 +121,13 @@ const steps: readonly Step[] = [
   { name: 'packages', run: node('scripts/check-packages.ts') },
   { name: 'samples of the documents', run: node('scripts/doc-samples.ts') },
   { name: 'options in the documents', run: node('scripts/doc-options.ts') },
+  // Before the unit tests, of which those of stores and outbox ask real databases.
+  { name: 'brokers and databases', run: node('conformance-tests/dist/brokers/cli.js', 'up', '--images-only') },
   { name: 'unit tests', run: command('vitest', ['run']) },
   {
     name: 'planted faults and the adapter of the docs',
     run: command('vitest', ['run', '--config', 'conformance-tests/vitest.config.ts', 'faults', 'array']),
   },
-  { name: 'brokers', run: node('conformance-tests/dist/brokers/cli.js', 'up', '--images-only') },
   {
     name: 'other versions of brokers',
     run: node(
@@ -135,7 +138,10 @@ const steps: readonly Step[] = [
       variants.map(({ image }) => image).join(),
     ),
   },
-  { name: 'conformance', run: node('conformance-tests/dist/cli.js', '--json', results) },
+  {
+    name: 'conformance',
+    run: node('conformance-tests/dist/cli.js', '--json', results, ...stores.flatMap((store) => ['--store', store])),
+  },
   { name: 'parity table', run: node('conformance-tests/dist/parity.js', '--check', results) },
   { name: 'conformance on other versions of brokers', run: sideBySide(variants.map(onVariant)) },
   { name: 'a worker that is killed, on sqlite', run: node('examples/order-flow/dist/restart.js') },

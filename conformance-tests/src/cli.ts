@@ -6,11 +6,16 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import type { Reporter, TestCase, TestModule } from 'vitest/node';
 import { startVitest } from 'vitest/node';
+import { startForTest } from './brokers/start.ts';
 import { selectIds } from './contract.ts';
+import { type Opened, PLACES_SETTING, type Place } from './places.ts';
 import { countLine, judge, type TestOutcome, type Verdict } from './report.ts';
 import './suite-meta.ts';
 
 const ADAPTERS = ['memory', 'sqlite', 'rabbitmq', 'kafka', 'redis-streams', 'sqs', 'pubsub'] as const;
+
+const STORES = ['memory', 'sqlite', 'redis', 'postgres', 'mariadb'] as const;
+type StoreName = (typeof STORES)[number];
 
 /** Adapters under test at once: each of them, and its broker, is kept busy, and measures time. */
 const SIDE_BY_SIDE = Math.max(2, availableParallelism());
@@ -21,10 +26,14 @@ const USAGE = `Usage: npm run conformance -- [options]
   --id PREFIX               only promises that begin so (repeatable): RETRY, PUB-0, ACK-02
   --json FILE               writes an array of { adapter, id, status, reason }
   --broker-version B=V      another version of a broker (repeatable): rabbitmq=3.10, redis=7.0
+  --store NAME              where idempotency is tested to remember (repeatable): memory, sqlite, redis, postgres,
+                            mariadb; default memory, and inboxes on sqlite
   --serial                  one adapter after the other; by default as many at once as there are cores
 
 Brokers run in containers of their own. WAYBILL_<BROKER>_URL names one that runs already, and WAYBILL_<BROKER>_CONTAINER
-its container, for the tests that stop it; a BROKER is one of RABBITMQ, KAFKA, REDIS, SQS and PUBSUB.`;
+its container, for the tests that stop it; a BROKER is one of RABBITMQ, KAFKA, REDIS, SQS, ELASTICMQ and PUBSUB.
+WAYBILL_SQS_EMULATOR=elasticmq has sqs tested on ElasticMQ, which has no SNS, instead of fauxqs; it is slow, so give it
+fewer tests at once than the usual 8: WAYBILL_SIDE_BY_SIDE=1.`;
 
 interface Options {
   readonly adapters: readonly string[];
@@ -32,6 +41,7 @@ interface Options {
   readonly json: string | undefined;
   readonly versions: Readonly<Record<string, string>>;
   readonly serial: boolean;
+  readonly stores: readonly StoreName[];
 }
 
 class UsageError extends Error {}
@@ -47,6 +57,7 @@ function readOptions(args: readonly string[]): Options | 'help' {
         id: many,
         json: { type: 'string' },
         'broker-version': many,
+        store: many,
         serial: flag,
         help: flag,
       },
@@ -72,7 +83,29 @@ function readOptions(args: readonly string[]): Options | 'help' {
     json: values.json,
     versions: Object.fromEntries(versions),
     serial: values.serial,
+    stores: [...new Set(values.store ?? ['memory'])].map(storeName),
   };
+}
+
+function storeName(text: string): StoreName {
+  const name = STORES.find((known) => known === text);
+  if (name === undefined) throw new UsageError(`There is no store "${text}"; there are ${STORES.join(', ')}.`);
+  return name;
+}
+
+/** What the stores stand on, in containers of their own where they need one. */
+async function startStores(names: readonly StoreName[]): Promise<Opened<readonly Place[]>> {
+  const containers = new AsyncDisposableStack();
+  try {
+    const started = names.map(async (kind): Promise<Place> => {
+      if (kind === 'memory' || kind === 'sqlite') return { kind };
+      return { kind, url: containers.use(await startForTest(kind)).url };
+    });
+    return { it: await Promise.all(started), [Symbol.asyncDispose]: () => containers.disposeAsync() };
+  } catch (error) {
+    await containers.disposeAsync();
+    throw error;
+  }
 }
 
 function parse<T>(read: () => T): T {
@@ -120,6 +153,8 @@ async function run(options: Options): Promise<number> {
   for (const [broker, version] of Object.entries(options.versions)) {
     process.env[`WAYBILL_${broker.toUpperCase()}_VERSION`] = version;
   }
+  await using stores = await startStores(options.stores);
+  process.env[PLACES_SETTING] = JSON.stringify(stores.it);
   const collector = new Collector();
   const vitest = await startVitest(
     options.adapters.map((adapter) => `test/${adapter}.test.ts`),

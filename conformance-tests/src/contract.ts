@@ -69,7 +69,7 @@ export const promises = [
   promise('IDEM-02', 'idempotency', 'marks only after success'),
   promise('IDEM-03', 'idempotency', 'marks per topic and group'),
   promise('IDEM-04', 'idempotency', 'lets one of two members with one id run'),
-  promise('IDEM-05', 'idempotency', 'commits effects and mark together', 'comes with the database inboxes'),
+  promise('IDEM-05', 'idempotency', 'commits effects and mark together'),
   promise('IDEM-06', 'idempotency', 'handles nothing unprotected while the store is away'),
   promise('IDEM-07', 'idempotency', 'knows a foreign message by its place'),
 

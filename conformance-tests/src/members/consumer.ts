@@ -1,5 +1,6 @@
-import { type Message, memoryStore, RetryError, type SubscribeOptions, topic } from '@waybill/core';
+import { type Message, RetryError, type SubscribeOptions, topic } from '@waybill/core';
 import type { MemberProgram } from '../member-program.ts';
+import { openStore, type Place } from '../places.ts';
 
 /**
  * What a handler does with a message: `return` (an ack by returning), `ack` (acks, tells `acked`, then holds), `throw`,
@@ -12,8 +13,8 @@ export interface ConsumerArgs {
   readonly topic: string;
   readonly ordered?: boolean;
   readonly options: SubscribeOptions;
-  /** Handle each id once, by a store in the member's own memory. */
-  readonly idempotent?: boolean;
+  /** Handle each id once, by a store over this place. */
+  readonly store?: Place;
   /** Default: `return`. */
   readonly work?: MemberWork;
   /** For messages with this data, as text, instead of `work`. */
@@ -58,7 +59,8 @@ export const consumer: MemberProgram<ConsumerArgs> = async (member, args) => {
     member.emit('done', told);
   };
 
-  const idempotency = args.idempotent ? { idempotency: memoryStore() } : {};
+  await using opened = args.store && (await openStore(args.store));
+  const idempotency = opened && { idempotency: opened.it };
   await bus.subscribe(source, { ...args.options, ...idempotency }, handle);
   member.emit('subscribed');
   await aborted(member.closing);

@@ -1,0 +1,72 @@
+import type { Claim, ClaimOutcome, Fence, IdempotencyStore } from '@waybill/core';
+import { type Clock, systemClock } from '@waybill/core/adapter';
+import { Batcher } from './batcher.ts';
+import { Cleaner } from './cleaner.ts';
+import { HeldClaims } from './held-claims.ts';
+import { type Answer, type ClaimTable, claimId, tokens, type Wanted } from './table.ts';
+
+/** An idempotency store on a table of claims that many processes share. */
+export class LeasedStore implements IdempotencyStore {
+  readonly #clock: Clock;
+  readonly #claims: Batcher<Wanted, Answer>;
+  readonly #marks: Batcher<Wanted, boolean>;
+  readonly #releases: Batcher<Wanted, undefined>;
+  readonly #held: HeldClaims;
+  /** Ours, from the question on: what this process is at is busy without asking. */
+  readonly #ours = new Set<string>();
+  readonly #token = tokens();
+  readonly #cleaner: Cleaner | undefined;
+
+  /** @param timeout milliseconds after which a question counts as unanswered */
+  constructor(table: ClaimTable, timeout: number, clock: Clock = systemClock) {
+    this.#clock = clock;
+    const options = { clock, timeout };
+    this.#releases = new Batcher(async (held) => {
+      await table.release(held);
+      return held.map(() => undefined);
+    }, options);
+    this.#marks = new Batcher((held) => table.mark(held), options);
+    this.#claims = new Batcher((wanted) => table.claim(wanted), {
+      ...options,
+      // Nobody works under it any more: somebody else may.
+      late: (wanted, answer) => {
+        if (answer === 'won') this.#release(wanted).catch(() => {});
+      },
+    });
+    this.#held = new HeldClaims(table, clock);
+    this.#cleaner = table.clean && new Cleaner((most) => table.clean?.(most) ?? Promise.resolve(0), clock);
+  }
+
+  async run(claim: Claim, work: (fence: Fence) => Promise<boolean>): Promise<ClaimOutcome> {
+    const id = claimId(claim);
+    const wanted = { claim, id, name: id.toString('latin1'), token: this.#token() };
+    if (this.#ours.has(wanted.name)) return 'busy';
+    this.#ours.add(wanted.name);
+    try {
+      this.#cleaner?.nowAndThen();
+      const since = this.#clock.monotonic();
+      const answer = await this.#claims.add(wanted);
+      return answer === 'won' ? await this.#runHeld(wanted, since, work) : answer;
+    } finally {
+      this.#ours.delete(wanted.name);
+    }
+  }
+
+  async #runHeld(wanted: Wanted, since: number, work: (fence: Fence) => Promise<boolean>): Promise<ClaimOutcome> {
+    const held = this.#held.hold(wanted, since);
+    try {
+      const succeeded = await work({ signal: held.signal });
+      if (held.signal.aborted) return 'failed';
+      if (succeeded) return (await this.#marks.add(wanted)) ? 'ran' : 'failed';
+    } finally {
+      held.drop();
+    }
+    // If the store cannot be told, the lease tells.
+    await this.#release(wanted).catch(() => {});
+    return 'failed';
+  }
+
+  #release(wanted: Wanted): Promise<undefined> {
+    return this.#releases.add(wanted);
+  }
+}

@@ -1,0 +1,231 @@
+import { laneCount } from '../lanes.ts';
+import { columns } from '../row.ts';
+import type { Statements, Tables } from '../statements.ts';
+
+/** PostgreSQL 14 and later. */
+export function postgresStatements({ outbox, lanes, relays, index }: Tables, channel: string | undefined): Statements {
+  const times = new Set<string>(['published_at', 'deliver_at', 'expires_at']);
+  const ms = (column: string): string => `date_part('epoch', ${column}) * 1000`;
+  const ahead = (parameter: string): string => `now() + ${parameter}::float8 * interval '1 millisecond'`;
+
+  const read = `o.id::float8 AS id, o.lane, o.topic, o.topic_options, o.message_id, o.message_key, o.message_type,
+    o.headers, o.content_type, o.body, o.broker_options, o.attempts, ${ms('o.published_at')} AS published_at,
+    ${ms('o.deliver_at')} AS deliver_at, ${ms('o.expires_at')} AS expires_at`;
+
+  return {
+    migrations: [
+      [
+        `CREATE TABLE IF NOT EXISTS ${outbox} (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  lane smallint NOT NULL,
+  topic text NOT NULL,
+  topic_options text,
+  message_id text NOT NULL,
+  message_key text,
+  message_type text,
+  headers text,
+  content_type text NOT NULL,
+  body bytea NOT NULL,
+  broker_options text,
+  published_at timestamptz NOT NULL,
+  deliver_at timestamptz,
+  expires_at timestamptz,
+  attempts integer NOT NULL DEFAULT 0,
+  next_attempt_at timestamptz,
+  last_error text,
+  sent_at timestamptz,
+  dead_at timestamptz
+)`,
+        // Led by a column that is always null in it: so no other index, such as that of the id, can give the same order,
+        // and no outdated statistics make the planner walk over all that was sent.
+        `CREATE INDEX IF NOT EXISTS ${index('pending')} ON ${outbox} (dead_at, id, lane) WHERE sent_at IS NULL AND dead_at IS NULL`,
+        `CREATE INDEX IF NOT EXISTS ${index('failed')} ON ${outbox} (topic, message_key) WHERE sent_at IS NULL AND next_attempt_at IS NOT NULL`,
+        `CREATE INDEX IF NOT EXISTS ${index('dead')} ON ${outbox} (id) WHERE dead_at IS NOT NULL`,
+        `CREATE TABLE IF NOT EXISTS ${lanes} (
+  lane smallint PRIMARY KEY,
+  owner text,
+  fence bigint NOT NULL DEFAULT 0,
+  until timestamptz
+)`,
+        `INSERT INTO ${lanes} (lane) SELECT generate_series(0, ${laneCount - 1}) ON CONFLICT DO NOTHING`,
+        `CREATE TABLE IF NOT EXISTS ${relays} (
+  relay text PRIMARY KEY,
+  until timestamptz NOT NULL,
+  resting boolean NOT NULL DEFAULT false
+)`,
+      ],
+    ],
+    rowsPerInsert: 500,
+    channel,
+    insert(rows) {
+      const row = (at: number): string =>
+        `(${columns.map((column, i) => {
+          const parameter = `$${at * columns.length + i + 1}`;
+          return times.has(column) ? `to_timestamp(${parameter}::float8 / 1000)` : parameter;
+        })})`;
+      const values = Array.from({ length: rows }, (_, at) => row(at)).join(', ');
+      const insert = `INSERT INTO ${outbox} (${columns.join(', ')}) VALUES ${values}`;
+      if (channel === undefined) return insert;
+      // Transactions that notify commit one after the other, so it is done only while a relay rests.
+      return `WITH written AS (${insert})
+        SELECT pg_notify('${channel}', '') FROM ${relays} WHERE resting AND until > now() LIMIT 1`;
+    },
+
+    async heartbeat(db, relay, lease) {
+      const { rows } = await db.run(
+        `WITH me AS (
+          INSERT INTO ${relays} (relay, until) VALUES ($1, ${ahead('$2')})
+          ON CONFLICT (relay) DO UPDATE SET until = excluded.until RETURNING relay
+        ), mine AS (
+          UPDATE ${lanes} SET until = ${ahead('$3')} WHERE owner = $4 RETURNING lane, fence
+        )
+        SELECT lane, fence::float8 AS fence, NULL AS living FROM mine
+        UNION ALL
+        SELECT NULL, NULL, (SELECT count(*) FROM ${relays} WHERE until > now() AND relay <> $5) + 1`,
+        [relay, lease, lease, relay, relay],
+      );
+      const living = rows.find((row) => row['living'] !== null);
+      return {
+        lanes: rows
+          .filter((row) => row['lane'] !== null)
+          .map((row) => ({ lane: Number(row['lane']), fence: Number(row['fence']) })),
+        living: Number(living?.['living'] ?? 1),
+      };
+    },
+    async claim(db, relay, lease, count) {
+      const { affected } = await db.run(
+        `UPDATE ${lanes} SET owner = $1, fence = fence + 1, until = ${ahead('$2')} WHERE lane IN (
+          SELECT lane FROM ${lanes} WHERE owner IS NULL OR until < now() ORDER BY lane LIMIT $3 FOR UPDATE SKIP LOCKED)`,
+        [relay, lease, count],
+      );
+      return affected;
+    },
+    async giveBack(db, relay, given) {
+      await db.run(`UPDATE ${lanes} SET owner = NULL, until = NULL WHERE owner = $1 AND lane = ANY($2::smallint[])`, [
+        relay,
+        arrayOf(given),
+      ]);
+    },
+    async leave(db, relay) {
+      await db.run(`DELETE FROM ${relays} WHERE relay = $1`, [relay]);
+    },
+    async rest(db, relay, resting) {
+      await db.run(`UPDATE ${relays} SET resting = $1::boolean WHERE relay = $2`, [String(resting), relay]);
+    },
+    async forgetRelays(db, silence) {
+      await db.run(`DELETE FROM ${relays} WHERE until < ${ahead('-$1')}`, [silence]);
+    },
+
+    async page(db, { relay, lanes: held, after, limit, topicsLeftOut, keysLeftOut }) {
+      const values: (string | number)[] = [relay, arrayOf(held), after];
+      let leftOut = '';
+      if (topicsLeftOut.length > 0) {
+        values.push(JSON.stringify(topicsLeftOut));
+        leftOut += ` AND o.topic NOT IN (SELECT json_array_elements_text($${values.length}::json))`;
+      }
+      for (const [topic, key] of keysLeftOut) {
+        values.push(topic, key);
+        leftOut += ` AND (o.message_key IS NULL OR (o.topic, o.message_key) <> ($${values.length - 1}, $${values.length}))`;
+      }
+      values.push(limit);
+      const { rows } = await db.run(
+        // The lanes come last: joined earlier they tempt the planner to read and sort all that is pending.
+        `SELECT page.*, l.fence::float8 AS fence FROM (
+          SELECT ${read}, o.next_attempt_at IS NOT NULL AS failed FROM ${outbox} o
+          WHERE o.sent_at IS NULL AND o.dead_at IS NULL AND o.lane = ANY($2::smallint[]) AND o.id > $3::float8::bigint
+            AND (o.next_attempt_at IS NULL OR o.next_attempt_at <= now())
+            AND (o.message_key IS NULL OR NOT EXISTS (
+              SELECT FROM ${outbox} f WHERE f.sent_at IS NULL AND f.next_attempt_at IS NOT NULL
+                AND f.topic = o.topic AND f.message_key = o.message_key AND f.id < o.id))${leftOut}
+          ORDER BY o.dead_at, o.id LIMIT $${values.length}
+        ) page LEFT JOIN ${lanes} l ON l.lane = page.lane AND l.owner = $1 ORDER BY page.id`,
+        values,
+      );
+      return rows;
+    },
+    async markSent(db, ids, keep) {
+      const those = 'id = ANY($1::bigint[]) AND sent_at IS NULL';
+      await db.run(
+        keep
+          ? `UPDATE ${outbox} SET sent_at = now(), dead_at = NULL WHERE ${those}`
+          : `DELETE FROM ${outbox} WHERE ${those}`,
+        [arrayOf(ids)],
+      );
+    },
+    async markFailed(db, relay, failures) {
+      await db.run(
+        `UPDATE ${outbox} o SET attempts = f.attempts, last_error = f.error,
+          next_attempt_at = CASE WHEN NOT f.dead THEN now() + f.after * interval '1 millisecond' WHEN f.holds THEN now() END,
+          dead_at = CASE WHEN f.dead THEN now() END
+        FROM json_to_recordset($1::json)
+          AS f(id bigint, attempts integer, after float8, error text, dead boolean, holds boolean)
+        WHERE o.id = f.id AND o.sent_at IS NULL AND o.dead_at IS NULL
+          AND EXISTS (SELECT FROM ${lanes} l WHERE l.lane = o.lane AND l.owner = $2)`,
+        [JSON.stringify(failures), relay],
+      );
+    },
+    async sweep(db, after, age, limit) {
+      const { rows } = await db.run(
+        `WITH page AS (
+          SELECT id, sent_at, published_at FROM ${outbox} WHERE id > $1::float8::bigint ORDER BY id LIMIT $2
+        ), gone AS (
+          DELETE FROM ${outbox} WHERE id IN (SELECT id FROM page WHERE sent_at < ${ahead('-$3')})
+        )
+        SELECT max(id)::float8 AS last, count(*)::float8 AS seen,
+          coalesce(min(published_at) < ${ahead('-$4')}, false) AS old FROM page`,
+        [after, limit, age, age],
+      );
+      const page = rows[0];
+      return page?.['old'] === true && Number(page['seen']) === limit ? Number(page['last']) : undefined;
+    },
+
+    async backlog(db) {
+      const { rows } = await db.run(
+        `SELECT count(*)::float8 AS pending, count(next_attempt_at)::float8 AS retrying,
+          (extract(epoch FROM now() - min(published_at)) * 1000)::float8 AS age,
+          (SELECT count(*)::float8 FROM ${outbox} WHERE dead_at IS NOT NULL) AS dead
+        FROM ${outbox} WHERE sent_at IS NULL AND dead_at IS NULL`,
+      );
+      const row = rows[0] ?? {};
+      const age = row['age'] ?? null;
+      return {
+        pending: Number(row['pending'] ?? 0),
+        retrying: Number(row['retrying'] ?? 0),
+        dead: Number(row['dead'] ?? 0),
+        age: age === null ? undefined : Math.max(0, Number(age)),
+      };
+    },
+    async dead(db, after, limit) {
+      const { rows } = await db.run(
+        `SELECT ${read}, o.last_error, ${ms('o.dead_at')} AS dead_at FROM ${outbox} o
+        WHERE o.dead_at IS NOT NULL AND o.id > $1::float8::bigint ORDER BY o.id LIMIT $2`,
+        [after, limit],
+      );
+      return rows;
+    },
+    async revive(db, ids) {
+      const { affected } = await db.run(
+        // Due at once, and still before the later messages of its key.
+        `UPDATE ${outbox} SET dead_at = NULL, attempts = 0, next_attempt_at = now()
+        WHERE id = ANY($1::bigint[]) AND dead_at IS NOT NULL`,
+        [arrayOf(ids)],
+      );
+      return affected;
+    },
+    async purge(db, ids) {
+      const { rows } = await db.run(
+        `WITH gone AS (
+          DELETE FROM ${outbox} WHERE id = ANY($1::bigint[]) AND dead_at IS NOT NULL RETURNING lane
+        ), told AS (
+          UPDATE ${lanes} SET fence = fence + 1 WHERE lane IN (SELECT lane FROM gone)
+        )
+        SELECT count(*)::float8 AS count FROM gone`,
+        [arrayOf(ids)],
+      );
+      return Number(rows[0]?.['count'] ?? 0);
+    },
+  };
+}
+
+/** As the text of an array, so that the statement is the same however many there are. */
+const arrayOf = (numbers: readonly number[]): string => `{${numbers.join(',')}}`;

@@ -1,0 +1,93 @@
+import type { SqlDatabase, SqlRunner, SqlValue } from '@waybill/sql';
+import type { RawRow } from './row.ts';
+
+/** The tables of one outbox, quoted, and with their schema. */
+export interface Tables {
+  readonly outbox: string;
+  readonly lanes: string;
+  readonly relays: string;
+  /** The name of an index of the outbox, quoted, without a schema. */
+  index(name: string): string;
+}
+
+/** A lane as one relay holds it; each change of hands raises the fence. */
+export interface HeldLane {
+  readonly lane: number;
+  readonly fence: number;
+}
+
+/** What becomes of a row whose send failed. */
+export interface Failure {
+  readonly id: number;
+  readonly attempts: number;
+  /** Milliseconds until the next attempt; ignored when `dead`. */
+  readonly after: number;
+  readonly error: string;
+  readonly dead: boolean;
+  /** Later messages of its key wait until it is gone. */
+  readonly holds: boolean;
+}
+
+export interface PageRequest {
+  readonly relay: string;
+  readonly lanes: readonly number[];
+  /** Only rows after this id. */
+  readonly after: number;
+  readonly limit: number;
+  readonly topicsLeftOut: readonly string[];
+  readonly keysLeftOut: readonly (readonly [topic: string, key: string])[];
+}
+
+export interface Backlog {
+  readonly pending: number;
+  /** Of these, the ones that have failed at least once. */
+  readonly retrying: number;
+  readonly dead: number;
+  /** Milliseconds since the oldest pending row was published. */
+  readonly age: number | undefined;
+}
+
+/**
+ * What an outbox asks of its database: one object a dialect. All times are the database's own, so the clocks of the
+ * processes do not matter. Every method is one statement, or one transaction of its own, and may be repeated.
+ */
+export interface Statements {
+  readonly migrations: readonly (readonly string[])[];
+  /** How many rows one INSERT takes. */
+  readonly rowsPerInsert: number;
+  insert(rows: number): string;
+  /** Where an insert wakes the relays that rest, when its transaction commits. */
+  readonly channel: string | undefined;
+
+  /** Renews the relay and its lanes, and makes the relay known when it is new. */
+  heartbeat(db: SqlDatabase, relay: string, lease: number): Promise<{ lanes: HeldLane[]; living: number }>;
+  claim(db: SqlDatabase, relay: string, lease: number, count: number): Promise<number>;
+  giveBack(db: SqlDatabase, relay: string, lanes: readonly number[]): Promise<void>;
+  leave(db: SqlDatabase, relay: string): Promise<void>;
+  /** Whether this relay wants to be woken. Absent where there is no channel. */
+  rest?(db: SqlDatabase, relay: string, resting: boolean): Promise<void>;
+  /** Relays that have been silent for longer than this many milliseconds are forgotten. */
+  forgetRelays(db: SqlDatabase, silence: number): Promise<void>;
+
+  /** Pending rows that are due, the oldest first, each with the `fence` of its lane; those held up by their key are left out. */
+  page(db: SqlDatabase, request: PageRequest): Promise<readonly RawRow[]>;
+  /** Whoever holds the lane by now: that a message is with the broker stays true. */
+  markSent(db: SqlDatabase, ids: readonly number[], keep: boolean): Promise<void>;
+  /** Only in lanes that are still the relay's. */
+  markFailed(db: SqlDatabase, relay: string, failures: readonly Failure[]): Promise<void>;
+  /**
+   * Deletes what was sent more than `age` milliseconds ago among the first `limit` rows after the id.
+   * Returns the last id it looked at; `undefined` when nothing behind it can be old enough.
+   */
+  sweep(db: SqlDatabase, after: number, age: number, limit: number): Promise<number | undefined>;
+
+  backlog(db: SqlRunner): Promise<Backlog>;
+  /** Dead rows after the id, the oldest first. */
+  dead(db: SqlRunner, after: number, limit: number): Promise<readonly RawRow[]>;
+  /** Makes dead rows pending again. Returns how many. */
+  revive(db: SqlDatabase, ids: readonly number[]): Promise<number>;
+  /** Deletes dead rows, and lets relays know that keys have become free by raising the fences. */
+  purge(db: SqlDatabase, ids: readonly number[]): Promise<number>;
+}
+
+export type { SqlValue };

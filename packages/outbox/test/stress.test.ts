@@ -1,0 +1,263 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { pgDatabase } from '@waybill/sql/postgres';
+import pg from 'pg';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
+import { postgresStatements } from '../src/dialects/postgres.ts';
+import { postgresOutbox } from '../src/postgres.ts';
+import type { Relay, RelayOptions } from '../src/types.ts';
+import { refused, type Stored, type TestBus, testBus } from './broker.ts';
+import { databaseNames, type Rig, type Server, startDatabase } from './databases.ts';
+
+/** Rows of the large tests; `WAYBILL_OUTBOX_ROWS=50000` for the long form. */
+const rows = Number(process.env['WAYBILL_OUTBOX_ROWS'] ?? 5_000);
+
+describe.each(databaseNames)('outbox under stress on %s', (name) => {
+  let server: Server;
+  let rig: Rig;
+  const buses: TestBus[] = [];
+  const relays: Relay[] = [];
+
+  beforeAll(async () => {
+    server = await startDatabase(name);
+  }, 120_000);
+  afterAll(() => server.stop());
+  beforeEach(async () => {
+    rig = await server.open();
+    await rig.outbox.migrate();
+  });
+  afterEach(async () => {
+    await Promise.all(relays.splice(0).map((relay) => relay.close()));
+    await Promise.all(buses.splice(0).map(({ bus }) => bus.close()));
+    await rig.close();
+  });
+
+  const busWith = async (stored: Stored[]): Promise<TestBus> => {
+    const bus = await testBus({ stored });
+    buses.push(bus);
+    return bus;
+  };
+  const relayOn = async ({ bus }: TestBus, options: RelayOptions = {}): Promise<Relay> => {
+    const relay = await rig.outbox.relay(bus, { pollInterval: 100, lease: '5s', logger: false, ...options });
+    relays.push(relay);
+    return relay;
+  };
+  /** Numbers in turn for so many keys, in transactions of this size. */
+  const fill = async (count: number, keys: number, size = 500): Promise<void> => {
+    for (let from = 0; from < count; from += size) {
+      const { tx, commit } = await rig.begin();
+      const items = Array.from({ length: Math.min(size, count - from) }, (_, at) => {
+        const n = from + at;
+        return { data: { n }, key: `k${n % keys}` };
+      });
+      await rig.outbox.publishBatch(tx, 'orders', items);
+      await commit();
+    }
+  };
+  const inOrder = (stored: readonly { key: string | undefined; n: number }[]): void => {
+    const last = new Map<string | undefined, number>();
+    for (const { key, n } of stored) {
+      expect(n, `key ${key}: ${n} after ${last.get(key)}`).toBeGreaterThan(last.get(key) ?? -1);
+      last.set(key, n);
+    }
+  };
+
+  it('loses, doubles and reorders nothing with two relays and one send in a hundred refused', async () => {
+    const stored: Stored[] = [];
+    let seed = 1;
+    const fault = () => {
+      seed = (seed * 1_103_515_245 + 12_345) % 2 ** 31;
+      return seed % 100 === 0 ? refused() : undefined;
+    };
+    const options: RelayOptions = { retryDelay: { initial: 10, max: 200 } };
+    const filled = fill(rows, 100);
+    for (let at = 0; at < 2; at++) {
+      const broker = await busWith(stored);
+      broker.fault = fault;
+      await relayOn(broker, options);
+    }
+    await filled;
+    await vi.waitFor(() => expect(stored.length).toBeGreaterThanOrEqual(rows), { timeout: 240_000, interval: 50 });
+    await vi.waitFor(async () => expect((await rig.outbox.status()).pending).toBe(0), 20_000);
+    expect(stored).toHaveLength(rows);
+    inOrder(stored);
+    const stats = await Promise.all(relays.map((relay) => relay.stats()));
+    expect(stats.reduce((sum, { failed }) => sum + failed, 0)).toBeGreaterThan(rows / 300);
+  }, 300_000);
+
+  it('finds what was written first and committed last', async () => {
+    const stored: Stored[] = [];
+    await relayOn(await busWith(stored));
+    if (name === 'sqlite') {
+      // One transaction writes at a time: the first one is the last one only when it rolls back.
+      const late = await rig.begin();
+      await rig.outbox.publish(late.tx, 'orders', { n: -1 }, { key: 'late' });
+      await late.commit();
+    }
+    const late = name === 'sqlite' ? undefined : await rig.begin();
+    if (late !== undefined) await rig.outbox.publish(late.tx, 'orders', { n: -1 }, { key: 'late' });
+    await fill(3_000, 50);
+    await vi.waitFor(() => expect(stored.length).toBeGreaterThanOrEqual(3_000), { timeout: 60_000, interval: 20 });
+    const more = fill(3_000, 50);
+    await late?.commit();
+    await vi.waitFor(() => expect(stored.some(({ key }) => key === 'late')).toBe(true), { timeout: 20_000 });
+    await more;
+    await vi.waitFor(() => expect(stored).toHaveLength(6_001), { timeout: 60_000, interval: 20 });
+  }, 200_000);
+
+  it('goes on where a relay was killed', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'waybill-relay-'));
+    const log = join(folder, 'stored');
+    writeFileSync(log, '');
+    const read = (): { key: string; n: number }[] =>
+      readFileSync(log, 'utf8')
+        .split('\n')
+        .slice(0, -1)
+        .map((line) => line.split(' '))
+        .map(([key = '', n]) => ({ key, n: Number(n) }));
+    const count = 2_000;
+    const kills = 3;
+    const running = new Set<ReturnType<typeof spawn>>();
+    const start = (): ReturnType<typeof spawn> => {
+      const script = fileURLToPath(new URL('relay-process.ts', import.meta.url));
+      const child = spawn(process.execPath, [script, name, server.url, rig.table, log], { stdio: 'inherit' });
+      running.add(child);
+      return child;
+    };
+    const kill = async (child: ReturnType<typeof spawn>): Promise<void> => {
+      running.delete(child);
+      child.kill('SIGKILL');
+      await once(child, 'exit');
+    };
+    try {
+      await fill(count, 20);
+      start();
+      for (let at = 1; at <= kills; at++) {
+        const [victim] = running;
+        if (victim === undefined) break;
+        await vi.waitFor(() => expect(read().length).toBeGreaterThan((count / 6) * at), {
+          timeout: 60_000,
+          interval: 10,
+        });
+        start();
+        await kill(victim);
+      }
+      await vi.waitFor(async () => expect((await rig.outbox.status()).pending).toBe(0), {
+        timeout: 60_000,
+        interval: 50,
+      });
+    } finally {
+      for (const child of running) await kill(child);
+    }
+    const stored = read();
+    rmSync(folder, { recursive: true });
+    const first = new Map(stored.map((one) => [one.n, one]).reverse() as [number, { key: string; n: number }][]);
+    expect(first.size).toBe(count);
+    // As often as a relay died, at most all that was in its hands.
+    expect(stored.length - count).toBeLessThanOrEqual(kills * 100);
+    const seen = new Set<number>();
+    inOrder(stored.filter(({ n }) => !seen.has(n) && seen.add(n)));
+  }, 200_000);
+
+  it('asks the database less than once a second while it is idle', async () => {
+    const { outbox, count } = rig.counted();
+    const { bus } = await busWith([]);
+    const relay = await outbox.relay(bus);
+    relays.push(relay);
+    // The looks become rarer by and by.
+    await new Promise((resolve) => setTimeout(resolve, 5_000));
+    const before = count();
+    await new Promise((resolve) => setTimeout(resolve, 12_000));
+    expect(count() - before).toBeLessThan(12);
+  }, 60_000);
+});
+
+describe('outbox on PostgreSQL', () => {
+  let server: Server;
+  let rig: Rig;
+
+  beforeAll(async () => {
+    server = await startDatabase('postgres');
+    rig = await server.open();
+    await rig.outbox.migrate();
+  }, 120_000);
+  afterAll(async () => {
+    await rig.close();
+    await server.stop();
+  });
+
+  it('waits for a pool that is exhausted, and for its lanes if it lost them meanwhile', async () => {
+    const pool = new pg.Pool({ connectionString: server.url, max: 2 });
+    const outbox = postgresOutbox(pool, { table: rig.table });
+    const { bus, stored } = await testBus();
+    const relay = await outbox.relay(bus, { lease: '1s', pollInterval: 50, logger: false });
+    const clients = [await pool.connect(), await pool.connect()];
+    const [first] = clients;
+    if (first === undefined) throw new Error('no client');
+    await first.query('BEGIN');
+    await outbox.publish(first, 'orders', { n: 1 });
+    await first.query('COMMIT');
+    const other = await rig.outbox.relay(bus, { lease: '1s', pollInterval: 50, logger: false });
+    await vi.waitFor(() => expect(stored).toHaveLength(1), 10_000);
+    for (const client of clients) client.release();
+    await vi.waitFor(async () => expect((await relay.stats()).lanes).toBe(32), 10_000);
+    await relay.close();
+    await other.close();
+    await bus.close();
+    await pool.end();
+  }, 60_000);
+
+  it('reads beside a million sent rows as beside none', async () => {
+    const pool = new pg.Pool({ connectionString: server.url });
+    const database = pgDatabase(pool);
+    const { table } = rig;
+    const statements = postgresStatements(
+      { outbox: table, lanes: `${table}_lanes`, relays: `${table}_relays`, index: (of) => `${table}_${of}` },
+      undefined,
+    );
+    await statements.heartbeat(database, 'me', 600_000);
+    await statements.claim(database, 'me', 600_000, 64);
+    const request = {
+      relay: 'me',
+      lanes: Array.from({ length: 64 }, (_, lane) => lane),
+      after: 0,
+      limit: 500,
+      topicsLeftOut: [],
+      keysLeftOut: [],
+    };
+    const insert = (count: number, sent: string): Promise<unknown> =>
+      pool.query(`INSERT INTO ${table} (lane, topic, message_id, message_key, content_type, body, published_at, sent_at)
+        SELECT n % 64, 'orders', n, 'k' || n % 100, 'application/json', '{"n":1}', now(), ${sent} FROM generate_series(1, ${count}) n`);
+    const median = async (): Promise<number> => {
+      await insert(100, 'NULL');
+      const times: number[] = [];
+      for (let at = 0; at < 21; at++) {
+        const began = performance.now();
+        expect(await statements.page(database, request)).toHaveLength(100);
+        times.push(performance.now() - began);
+      }
+      const { rows } = await pool.query<{ id: string }>(`SELECT id FROM ${table} WHERE sent_at IS NULL`);
+      await statements.markSent(
+        database,
+        rows.map(({ id }) => Number(id)),
+        true,
+      );
+      return times.sort((a, b) => a - b)[10] ?? 0;
+    };
+    const empty = await median();
+    await insert(1_000_000, 'now()');
+    const fresh = await median();
+    await pool.query(`VACUUM ANALYZE ${table}`);
+    const settled = await median();
+    await pool.end();
+    console.info(
+      `a page of 100 rows: empty ${empty.toFixed(2)} ms, beside a million ${fresh.toFixed(2)} ms, after VACUUM ANALYZE ${settled.toFixed(2)} ms`,
+    );
+    expect(Math.min(fresh, settled)).toBeLessThan(empty * 2 + 2);
+    expect(Math.max(fresh, settled)).toBeLessThan(empty * 4 + 5);
+  }, 200_000);
+});

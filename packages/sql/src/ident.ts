@@ -1,0 +1,34 @@
+import { ConfigError } from '@waybill/core/adapter';
+import type { Dialect } from './sql.ts';
+
+/** PostgreSQL cuts longer names in silence, which makes two of one. */
+const longest = 63;
+
+/**
+ * Quotes the name of a table, a column or a schema, whatever it holds.
+ *
+ * @param field names the option in the error
+ * @throws ConfigError for a name that no database takes
+ */
+export function ident(dialect: Dialect, name: string, field = 'table'): string {
+  if (typeof name !== 'string' || name === '' || name.includes('\0') || Buffer.byteLength(name) > longest) {
+    throw new ConfigError(field, `${JSON.stringify(name)} is not a name of 1 to ${longest} bytes`);
+  }
+  return dialect === 'mysql' ? `\`${name.replaceAll('`', '``')}\`` : `"${name.replaceAll('"', '""')}"`;
+}
+
+/** A table as statements name it: quoted, and with its schema where one is given (on MySQL that is the database). */
+export function qualified(dialect: Dialect, table: string, schema?: string): string {
+  const name = ident(dialect, table);
+  return schema === undefined ? name : `${ident(dialect, schema, 'schema')}.${name}`;
+}
+
+/** A text as a literal, exact whatever it holds and however the server is set. */
+export function literal(dialect: Dialect, text: string): string {
+  if (/^[\w .:/@-]*$/.test(text)) return `'${text}'`;
+  if (dialect === 'mysql') return `_utf8mb4 X'${Buffer.from(text).toString('hex')}'`;
+  if (dialect === 'postgres' && text.includes('\\')) {
+    return `E'${text.replaceAll('\\', '\\\\').replaceAll("'", "''")}'`;
+  }
+  return `'${text.replaceAll("'", "''")}'`;
+}

@@ -1,0 +1,236 @@
+import { ConfigError, ConnectionError } from '@waybill/core/adapter';
+import type { Pool as CallbackPool } from 'mysql2';
+import type { Connection, Pool, PoolConnection, ResultSetHeader } from 'mysql2/promise';
+import { sqlError } from './errors.ts';
+import { literal } from './ident.ts';
+import type { SqlClient, SqlDatabase, SqlResult, SqlRunner, SqlTransactions, SqlValue } from './sql.ts';
+
+/** A connection of `mysql2/promise` with a transaction open, or what an inbox hands to its handler. A pool does not fit. */
+export interface MysqlTx extends Pick<Connection, 'query' | 'execute'> {
+  /** Pools have it: each query of one may run on another connection. */
+  readonly getConnection?: never;
+}
+
+/** A pool of `mysql2`, with promises or with callbacks. */
+export type MysqlPool = Pool | CallbackPool;
+
+/** Transactions on the connections of a pool. */
+export interface MysqlTransactions extends SqlTransactions<MysqlTx> {
+  readonly maxConnections: number;
+  readonly pool: MysqlPool;
+}
+
+/** A database on a pool of `mysql2`. The pool stays the caller's, who closes it. */
+export function mysqlDatabase(pool: MysqlPool): SqlDatabase {
+  const promised = promisedPool(pool);
+  return {
+    dialect: 'mysql',
+    run: (text, values) => runOn(promised, text, values),
+    transaction: (work) => transact(promised, (tx) => work({ run: (text, values) => runOn(tx, text, values) })),
+  };
+}
+
+/**
+ * Statements in a transaction that the caller began on a connection of `mysql2`. Each costs a second round trip: the
+ * server says only in its answers whether a transaction is open, and a statement outside of one has been committed by
+ * then. So it is asked before (`DO 0`).
+ */
+export function mysqlClient(): SqlClient<MysqlTx> {
+  return { name: 'mysql2', runner };
+}
+
+/** Transactions on a pool of `mysql2`, for inboxes. */
+export function mysqlTransactions(pool: MysqlPool): MysqlTransactions {
+  const promised = promisedPool(pool);
+  return {
+    name: 'mysql2',
+    dialect: 'mysql',
+    maxConnections: promised.pool.config.connectionLimit,
+    pool,
+    runner,
+    transaction: (work, signal) => transact(promised, work, { signal, whole: true }),
+  };
+}
+
+function promisedPool(
+  pool: MysqlPool,
+): Pool & { readonly pool: { readonly config: { readonly connectionLimit: number } } } {
+  if (typeof pool?.getConnection !== 'function') throw new ConfigError('pool', 'is not a pool of mysql2');
+  const promised = 'promise' in pool && typeof pool.promise === 'function' ? pool.promise() : pool;
+  // What the types of the callback pool leave out.
+  return promised as never;
+}
+
+/** Flags of the protocol, in every answer. */
+const inTransaction = 1;
+const autocommit = 2;
+
+function runner(tx: MysqlTx): SqlRunner {
+  if (typeof tx?.query !== 'function') throw new ConfigError('tx', 'is not a connection of mysql2');
+  if ('getConnection' in tx) {
+    throw new ConfigError(
+      'tx',
+      'is a pool, each of whose queries may run on another connection; take a connection of it',
+    );
+  }
+  const { promise } = tx as { promise?: () => MysqlTx };
+  const promised = typeof promise === 'function' ? promise.call(tx) : tx;
+  return {
+    async run(text, values) {
+      if (promised instanceof Handle) promised.check();
+      else if (!(await isOpen(promised))) throw new ConfigError('tx', 'has no transaction open; begin one first');
+      return runOn(promised, text, values);
+    },
+  };
+}
+
+async function isOpen(tx: MysqlTx): Promise<boolean> {
+  const { serverStatus } = (await ask(tx, 'DO 0')) as ResultSetHeader;
+  // Without autocommit the next statement begins one.
+  return (serverStatus & inTransaction) !== 0 || (serverStatus & autocommit) === 0;
+}
+
+/** Plain text, with plain rows whatever the pool was told. */
+async function ask(target: Pick<Connection, 'query'>, sql: string): Promise<unknown> {
+  try {
+    const [answer] = await target.query({ sql, rowsAsArray: false, nestTables: false } as never);
+    return answer;
+  } catch (error) {
+    throw sqlError('mysql', error);
+  }
+}
+
+async function runOn(
+  target: Pick<Connection, 'query'>,
+  text: string,
+  values: readonly SqlValue[] = [],
+): Promise<SqlResult> {
+  const answer = await ask(target, values.length === 0 ? text : fill(text, values));
+  if (Array.isArray(answer)) return { rows: answer, affected: 0 };
+  return { rows: [], affected: (answer as ResultSetHeader).affectedRows };
+}
+
+/**
+ * Values as literals that no setting of the server reads differently. The driver's own depend on `sql_mode`, and its
+ * prepared statements cost a second round trip for every new number of rows.
+ */
+function fill(text: string, values: readonly SqlValue[]): string {
+  const parts = text.split('?');
+  if (parts.length !== values.length + 1)
+    throw new Error(`${values.length} values for ${parts.length - 1} placeholders`);
+  return parts.reduce((filled, part, at) => `${filled}${show(values[at - 1] as SqlValue)}${part}`);
+}
+
+function show(value: SqlValue): string {
+  if (value === null) return 'NULL';
+  if (typeof value === 'string') return literal('mysql', value);
+  if (typeof value !== 'number') return `X'${Buffer.from(value).toString('hex')}'`;
+  if (!Number.isFinite(value)) throw new TypeError(`${value} is not a number for a database`);
+  return String(value);
+}
+
+const ended = 'its transaction has ended; await all of its queries in the handler';
+
+/** The connection of a handler: dead once its transaction has ended, so that it never reaches the connection's next user. */
+class Handle implements MysqlTx {
+  /** Whether an answer said that no transaction was open any more: a COMMIT, a ROLLBACK, or a statement that implies one. */
+  left = false;
+  #connection: PoolConnection | undefined;
+
+  constructor(connection: PoolConnection) {
+    this.#connection = connection;
+  }
+
+  end(): void {
+    this.#connection = undefined;
+  }
+
+  /** @throws ConfigError when the transaction has ended */
+  check(): PoolConnection {
+    if (this.#connection === undefined) throw new ConfigError('tx', ended);
+    return this.#connection;
+  }
+
+  query: Connection['query'] = ((...args: unknown[]) => this.#pass('query', args)) as never;
+  execute: Connection['execute'] = ((...args: unknown[]) => this.#pass('execute', args)) as never;
+
+  async #pass(name: 'query' | 'execute', args: unknown[]): Promise<unknown> {
+    const answer = await (this.check()[name] as unknown as (...all: unknown[]) => Promise<[unknown]>)(...args);
+    const { serverStatus } = (answer[0] ?? {}) as Partial<ResultSetHeader>;
+    if (serverStatus !== undefined && (serverStatus & inTransaction) === 0) this.left = true;
+    return answer;
+  }
+}
+
+async function connect(pool: Pool): Promise<PoolConnection> {
+  try {
+    return await pool.getConnection();
+  } catch (error) {
+    throw sqlError('mysql', error);
+  }
+}
+
+async function transact<T>(
+  pool: Pool,
+  work: (tx: MysqlTx) => Promise<T>,
+  // Migrations are not one transaction: each of their statements commits.
+  { signal, whole = false }: { readonly signal?: AbortSignal | undefined; readonly whole?: boolean } = {},
+): Promise<T> {
+  signal?.throwIfAborted();
+  const connection = await connect(pool);
+  const handle = new Handle(connection);
+  const gone = Promise.withResolvers<never>();
+  gone.promise.catch(() => {});
+  let released = false;
+  const release = (destroy: boolean): void => {
+    if (released) return;
+    released = true;
+    handle.end();
+    signal?.removeEventListener('abort', onAbort);
+    connection.off('error', onError);
+    if (destroy) connection.destroy();
+    else connection.release();
+  };
+  const onError = (error: Error): void => {
+    release(true);
+    gone.reject(sqlError('mysql', error));
+  };
+  const onAbort = (): void => {
+    release(true);
+    gone.reject(signal?.reason);
+  };
+  connection.on('error', onError);
+  signal?.addEventListener('abort', onAbort, { once: true });
+  const during = <R>(step: Promise<R>): Promise<R> => Promise.race([step, gone.promise]);
+  try {
+    if (signal?.aborted) onAbort();
+    await during(ask(connection, 'START TRANSACTION'));
+    const result = await during(work(handle));
+    handle.end();
+    if (whole && handle.left) {
+      throw new Error(
+        'the handler has ended the transaction itself, by COMMIT, ROLLBACK or DDL; leave that to the inbox',
+      );
+    }
+    await during(commit(connection));
+    release(false);
+    return result;
+  } catch (error) {
+    handle.end();
+    if (!released)
+      await during(ask(connection, 'ROLLBACK')).then(
+        () => release(false),
+        () => release(true),
+      );
+    throw error;
+  }
+}
+
+async function commit(connection: PoolConnection): Promise<void> {
+  try {
+    await ask(connection, 'COMMIT');
+  } catch (error) {
+    if (!ConnectionError.is(error, 'CONNECTION')) throw error;
+    throw new ConnectionError(`the commit was not confirmed: ${error.message}`, { adapter: 'mysql', cause: error });
+  }
+}

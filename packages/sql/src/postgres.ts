@@ -1,0 +1,384 @@
+import { hash } from 'node:crypto';
+import { backOff, ConfigError, ConnectionError, sleep, systemClock } from '@waybill/core/adapter';
+import type { Client, ClientBase, ClientConfig, Pool, PoolClient, QueryResult } from 'pg';
+import { sqlError } from './errors.ts';
+import { ident } from './ident.ts';
+import type { SqlClient, SqlDatabase, SqlResult, SqlRunner, SqlTransactions, SqlValue } from './sql.ts';
+
+/** A client of `pg` with a transaction open, or what an inbox hands to its handler. A `Pool` does not fit. */
+export interface PgTx extends Pick<ClientBase, 'query'> {
+  /** Pools have it: each query of one may run on another connection. */
+  readonly totalCount?: never;
+}
+
+/** Transactions on the connections of a pool. */
+export interface PgTransactions extends SqlTransactions<PgTx> {
+  readonly maxConnections: number;
+  readonly pool: Pool;
+  /**
+   * A transaction whose `BEGIN` travels with a first statement in one message; `work` is given its result. Values are
+   * literals, as they stand in SQL.
+   */
+  begin<T>(
+    first: PgStatement,
+    values: readonly string[],
+    work: (tx: PgTx, result: SqlResult, session: PgSession) => Promise<T>,
+    signal?: AbortSignal,
+  ): Promise<T>;
+}
+
+/** A statement that each connection prepares once, because planning it takes as long as running it. */
+export interface PgStatement {
+  /** Its own for each text. */
+  readonly name: string;
+  /** With `$1`, `$2` and so on. */
+  readonly text: string;
+  /** Of the values, such as `bytea`. */
+  readonly types: readonly string[];
+}
+
+export function pgStatement(text: string, types: readonly string[]): PgStatement {
+  return { name: `waybill_${hash('sha1', `${text} ${types}`, 'hex')}`, text, types };
+}
+
+/** The statement with its values, where it is not prepared. */
+export function withValues({ text, types }: PgStatement, values: readonly string[]): string {
+  return text.replace(/\$(\d+)/g, (_, number) => `(${values[number - 1]})::${types[number - 1]}`);
+}
+
+/** The connection under a transaction. */
+export interface PgSession {
+  /** Aborts when the connection is gone, and the transaction with it. */
+  readonly lost: AbortSignal;
+  /** Any statement, so that the server sees a sign of life. Never rejects. */
+  touch(): Promise<void>;
+}
+
+/** A database on a pool of `pg`. The pool stays the caller's, who closes it. */
+export function pgDatabase(pool: Pool): SqlDatabase {
+  outliveRestarts(pool);
+  return {
+    dialect: 'postgres',
+    run: (text, values) => runOn(pool, text, values),
+    transaction: (work) => transact(pool, plainBegin, (tx) => work({ run: (text, values) => runOn(tx, text, values) })),
+    listen: (channel, heard) => listen(pool, channel, heard),
+  };
+}
+
+/** Statements in a transaction that the caller began on a client of `pg`. */
+export function pgClient(): SqlClient<PgTx> {
+  return { name: 'pg', runner };
+}
+
+/** Transactions on a pool of `pg`, for inboxes. */
+export function pgTransactions(pool: Pool): PgTransactions {
+  outliveRestarts(pool);
+  return {
+    name: 'pg',
+    dialect: 'postgres',
+    maxConnections: pool.options.max,
+    pool,
+    runner,
+    transaction: (work, signal) => transact(pool, plainBegin, work, signal),
+    begin: (first, values, work, signal) =>
+      transact(pool, (client) => beginWith(pool, client, first, values), work, signal),
+  };
+}
+
+function runner(tx: PgTx): SqlRunner {
+  refuse(tx);
+  return {
+    async run(text, values) {
+      // The transaction may have ended since, and the next statement would commit by itself.
+      if (refuse(tx) === undefined) await probe(tx);
+      return runOn(tx, text, values);
+    },
+  };
+}
+
+/**
+ * `open`, or `undefined` where pg does not tell: its older versions do not.
+ *
+ * @throws ConfigError for what is not a client with a transaction that can still commit
+ */
+function refuse(tx: PgTx): 'open' | undefined {
+  if (typeof tx?.query !== 'function') throw new ConfigError('tx', 'is not a client of pg');
+  if ('totalCount' in tx) {
+    throw new ConfigError('tx', 'is a Pool, each of whose queries may run on another connection; take a client of it');
+  }
+  const status = statusOf(tx);
+  if (status === 'I') throw new ConfigError('tx', noTransaction);
+  if (status === 'E') throw new ConfigError('tx', 'a statement of this transaction failed: it can only be rolled back');
+  return status === 'T' ? 'open' : undefined;
+}
+
+const noTransaction = 'has no transaction open; await its BEGIN first';
+
+/** Only in a transaction can there be a savepoint. */
+async function probe(tx: PgTx): Promise<void> {
+  try {
+    await tx.query('SAVEPOINT waybill_probe');
+    await tx.query('RELEASE SAVEPOINT waybill_probe');
+  } catch (error) {
+    if ((error as { code?: unknown }).code === '25P01') throw new ConfigError('tx', noTransaction, { cause: error });
+    throw sqlError('postgres', error);
+  }
+}
+
+async function runOn(
+  target: Pick<ClientBase, 'query'>,
+  text: string,
+  values?: readonly SqlValue[],
+): Promise<SqlResult> {
+  try {
+    return resultOf(await (values === undefined ? target.query(text) : target.query(text, [...values])));
+  } catch (error) {
+    throw sqlError('postgres', error);
+  }
+}
+
+function resultOf({ rows, rowCount }: QueryResult<Record<string, unknown>>): SqlResult {
+  return { rows, affected: rowCount ?? 0 };
+}
+
+const guarded = new WeakSet<Pool>();
+
+/** A pool without a listener ends the process when the server restarts while a connection is idle. */
+function outliveRestarts(pool: Pool): void {
+  if (typeof pool?.connect !== 'function' || !('totalCount' in pool))
+    throw new ConfigError('pool', 'is not a Pool of pg');
+  if (guarded.has(pool)) return;
+  guarded.add(pool);
+  pool.on('error', () => {});
+}
+
+async function connect(pool: Pool, signal?: AbortSignal): Promise<PoolClient> {
+  signal?.throwIfAborted();
+  const connecting = pool.connect();
+  const given = Promise.withResolvers<never>();
+  const giveUp = (): void => {
+    given.reject(signal?.reason);
+    // Nobody waits for it any more.
+    connecting.then(
+      (client) => client.release(),
+      () => {},
+    );
+  };
+  signal?.addEventListener('abort', giveUp, { once: true });
+  try {
+    return await (signal === undefined ? connecting : Promise.race([connecting, given.promise]));
+  } catch (error) {
+    throw signal?.aborted ? error : sqlError('postgres', error);
+  } finally {
+    signal?.removeEventListener('abort', giveUp);
+  }
+}
+
+/** The client of a handler: dead once its transaction has ended, so that it never reaches the connection's next user. */
+class Handle {
+  #client: PoolClient | undefined;
+
+  constructor(client: PoolClient) {
+    this.#client = client;
+  }
+
+  end(): void {
+    this.#client = undefined;
+  }
+
+  getTransactionStatus(): 'I' | 'T' | 'E' | null {
+    return this.#client === undefined ? 'I' : statusOf(this.#client);
+  }
+
+  // biome-ignore lint/suspicious/noExplicitAny: the overloads of pg's own, which it has in its type (PgTx)
+  query(...args: any[]): unknown {
+    if (this.#client !== undefined) return (this.#client.query as (...all: unknown[]) => unknown)(...args);
+    return Promise.reject(new ConfigError('tx', 'its transaction has ended; await all of its queries in the handler'));
+  }
+}
+
+/** Older versions of pg 8 do not tell. */
+function statusOf(client: object): 'I' | 'T' | 'E' | null {
+  return (client as Partial<Pick<ClientBase, 'getTransactionStatus'>>).getTransactionStatus?.() ?? null;
+}
+
+async function transact<T>(
+  pool: Pool,
+  begin: (client: PoolClient) => Promise<SqlResult>,
+  work: (tx: PgTx, began: SqlResult, session: PgSession) => Promise<T>,
+  signal?: AbortSignal,
+): Promise<T> {
+  const client = await connect(pool, signal);
+  const handle = new Handle(client);
+  const lost = new AbortController();
+  const gone = Promise.withResolvers<never>();
+  gone.promise.catch(() => {});
+  let released = false;
+
+  const release = (destroy: boolean): void => {
+    if (released) return;
+    released = true;
+    handle.end();
+    signal?.removeEventListener('abort', onAbort);
+    client.off('error', onError);
+    client.release(destroy);
+    // A polite end waits for a server that may not answer.
+    if (destroy) client.connection?.stream?.destroy();
+  };
+  const onError = (error: Error): void => {
+    lost.abort(error);
+    release(true);
+    gone.reject(sqlError('postgres', error));
+  };
+  const onAbort = (): void => {
+    release(true);
+    gone.reject(signal?.reason);
+  };
+  client.on('error', onError);
+  signal?.addEventListener('abort', onAbort, { once: true });
+
+  const during = <R>(step: Promise<R>): Promise<R> => Promise.race([step, gone.promise]);
+  const touch = async (): Promise<void> => {
+    if (!released) await client.query('SELECT 1').catch(() => {});
+  };
+  try {
+    const began = await during(begin(client));
+    const result = await during(work(handle as unknown as PgTx, began, { lost: lost.signal, touch }));
+    handle.end();
+    await during(commit(client));
+    release(false);
+    return result;
+  } catch (error) {
+    handle.end();
+    if (!released) await during(rollback(client)).then(release, () => release(true));
+    throw error;
+  }
+}
+
+function plainBegin(client: PoolClient): Promise<SqlResult> {
+  return runOn(client, 'BEGIN');
+}
+
+/** What connections have prepared. */
+const prepared = new WeakMap<PoolClient, Set<string>>();
+/** Pools whose connections do not keep what they prepared: somebody discards it, or a pooler stands between. */
+const forgetful = new WeakSet<Pool>();
+
+async function beginWith(
+  pool: Pool,
+  client: PoolClient,
+  statement: PgStatement,
+  values: readonly string[],
+): Promise<SqlResult> {
+  if (!forgetful.has(pool)) {
+    await prepare(client, statement);
+    try {
+      return await lastOf(client, `BEGIN;EXECUTE ${statement.name} (${values.join(', ')})`);
+    } catch (error) {
+      if (codeOf(error) !== invalidStatementName) throw sqlError('postgres', error);
+      forgetful.add(pool);
+      await runOn(client, 'ROLLBACK');
+    }
+  }
+  return lastOf(client, `BEGIN;${withValues(statement, values)}`).catch((error: unknown) => {
+    throw sqlError('postgres', error);
+  });
+}
+
+const invalidStatementName = '26000';
+const duplicatePreparedStatement = '42P05';
+
+function codeOf(error: unknown): unknown {
+  return (error as { readonly code?: unknown }).code;
+}
+
+async function prepare(client: PoolClient, { name, types, text }: PgStatement): Promise<void> {
+  const known = prepared.get(client) ?? new Set();
+  if (known.has(name)) return;
+  try {
+    await client.query(`PREPARE ${name} (${types.join(', ')}) AS ${text}`);
+  } catch (error) {
+    // Behind a pooler somebody else may have done so; the name tells the text.
+    if (codeOf(error) !== duplicatePreparedStatement) throw sqlError('postgres', error);
+  }
+  prepared.set(client, known.add(name));
+}
+
+/** Several statements in one message have as many results, which the type of pg does not know. */
+async function lastOf(client: PoolClient, text: string): Promise<SqlResult> {
+  const results = (await client.query(text)) as unknown as QueryResult[];
+  return resultOf(results.at(-1) as QueryResult);
+}
+
+async function commit(client: PoolClient): Promise<void> {
+  if (statusOf(client) === 'I') {
+    throw new Error('the handler has ended the transaction itself; leave COMMIT and ROLLBACK to the inbox');
+  }
+  try {
+    const { command } = await client.query('COMMIT');
+    if (command === 'COMMIT') return;
+  } catch (cause) {
+    const error = sqlError('postgres', cause);
+    if (!ConnectionError.is(error, 'CONNECTION')) throw error;
+    throw new ConnectionError(`the commit was not confirmed: ${error.message}`, { adapter: 'postgres', cause });
+  }
+  throw new Error('a statement of the transaction had failed, so PostgreSQL rolled it back instead of committing it');
+}
+
+/** Resolves with whether the connection is of no use any more. */
+async function rollback(client: PoolClient): Promise<boolean> {
+  if (statusOf(client) === 'I') return false;
+  return client.query('ROLLBACK').then(
+    () => false,
+    () => true,
+  );
+}
+
+/**
+ * Listens on a connection of its own beside the pool, which may be as small as one. It is opened again whenever it goes
+ * away, and the first time too: a database that is away now is listened to later.
+ */
+async function listen(pool: Pool, channel: string, heard: () => void): Promise<AsyncDisposable> {
+  const listenTo = `LISTEN ${ident('postgres', channel, 'channel')}`;
+  const PoolsClient = (pool as unknown as { Client: new (config: ClientConfig) => Client }).Client;
+  const stop = new AbortController();
+  let current: Client | undefined;
+
+  // In an object, because a function that is async would wait for the end.
+  const open = async (): Promise<{ readonly ended: Promise<void> }> => {
+    const client = new PoolsClient(pool.options);
+    const ended = new Promise<void>((resolve) => client.once('end', () => resolve()));
+    client.on('error', () => void client.end().catch(() => {}));
+    current = client;
+    try {
+      await client.connect();
+      client.on('notification', heard);
+      await client.query(listenTo);
+    } catch (error) {
+      await client.end().catch(() => {});
+      throw error;
+    }
+    return { ended };
+  };
+  const keep = async (first: { readonly ended: Promise<void> } | undefined): Promise<void> => {
+    let opened = first;
+    for (let tries = 1; !stop.signal.aborted; tries++) {
+      if (opened !== undefined) {
+        await opened.ended;
+        tries = 1;
+      }
+      await sleep(systemClock, backOff(tries, { initial: 100, max: 5_000 }), stop.signal);
+      if (stop.signal.aborted) return;
+      opened = await open().catch(() => undefined);
+      if (opened !== undefined) heard();
+    }
+  };
+  const kept = keep(await open().catch(() => undefined));
+  return {
+    async [Symbol.asyncDispose]() {
+      stop.abort();
+      await current?.end().catch(() => {});
+      await kept;
+    },
+  };
+}

@@ -1,0 +1,260 @@
+import { DatabaseSync } from 'node:sqlite';
+import { setTimeout as wait } from 'node:timers/promises';
+import { createPool as createCallbackPool } from 'mysql2';
+import { createPool, type Pool as MysqlPool } from 'mysql2/promise';
+import pg from 'pg';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
+import type { GivenBroker } from '../../../conformance-tests/src/harness/broker-for.ts';
+import { literal } from '../src/ident.ts';
+import { type MysqlTx, mysqlClient, mysqlDatabase, mysqlTransactions } from '../src/mysql.ts';
+import { type PgTx, pgClient, pgDatabase, pgTransactions } from '../src/postgres.ts';
+import type { SqlClient, SqlDatabase, SqlTransactions, SqlValue } from '../src/sql.ts';
+import { type SqliteTx, sqliteClient, sqliteDatabase, sqliteTransactions } from '../src/sqlite.ts';
+import { mariadb, postgres, temporaryFile } from './databases.ts';
+
+interface Driver {
+  readonly database: SqlDatabase;
+  readonly transactions: SqlTransactions<unknown>;
+  readonly client: SqlClient<unknown>;
+  /** Something that has no transaction open, and a pool. */
+  readonly outside: readonly unknown[];
+  /** Commits or rolls back behind the back of the transactions. */
+  sneak(tx: unknown, statement: string): Promise<unknown>;
+  /** Uses the handler's own object. */
+  query(tx: unknown, text: string): Promise<unknown>;
+  stop(): Promise<void>;
+}
+
+const table = 'driver_test';
+const values: readonly SqlValue[] = [
+  'plain',
+  'it\'s "quoted" \\ and ? and $1 – ü 🚚\n',
+  '',
+  Uint8Array.of(0, 1, 39, 92, 255),
+  0,
+  -1.5,
+  1_700_000_000_123,
+  null,
+];
+
+const drivers: Readonly<Record<string, () => Promise<Driver>>> = {
+  postgres: async () => {
+    const broker = await postgres();
+    const pool = new pg.Pool({ connectionString: broker.url, max: 3 });
+    const single = await pool.connect();
+    return {
+      database: pgDatabase(pool),
+      transactions: pgTransactions(pool) as SqlTransactions<unknown>,
+      client: pgClient() as SqlClient<unknown>,
+      outside: [pool, single, {}],
+      sneak: (tx, statement) => (tx as PgTx).query(statement),
+      query: (tx, text) => (tx as PgTx).query(text),
+      stop: async () => {
+        single.release();
+        await pool.end();
+        await broker.stop();
+      },
+    };
+  },
+  mysql: async () => {
+    const broker = await mariadb();
+    const pool: MysqlPool = createPool({ uri: broker.url, connectionLimit: 3 });
+    const single = await pool.getConnection();
+    return {
+      database: mysqlDatabase(pool),
+      transactions: mysqlTransactions(pool) as SqlTransactions<unknown>,
+      client: mysqlClient() as SqlClient<unknown>,
+      outside: [pool, single, {}],
+      sneak: (tx, statement) => (tx as MysqlTx).query(statement),
+      query: (tx, text) => (tx as MysqlTx).query(text),
+      stop: async () => {
+        single.release();
+        await pool.end();
+        await broker.stop();
+      },
+    };
+  },
+  sqlite: async () => {
+    const file = temporaryFile();
+    const own = new DatabaseSync(file.path);
+    own.exec('PRAGMA journal_mode = WAL');
+    const database = sqliteDatabase(own);
+    const transactions = sqliteTransactions(file.path);
+    return {
+      database,
+      transactions: transactions as SqlTransactions<unknown>,
+      client: sqliteClient() as SqlClient<unknown>,
+      outside: [own, {}],
+      sneak: async (tx, statement) => (tx as SqliteTx).exec(statement),
+      query: async (tx, text) => (tx as SqliteTx).prepare(text).all(),
+      stop: async () => {
+        database.close();
+        transactions.close();
+        own.close();
+        file.remove();
+      },
+    };
+  },
+};
+
+describe.each(Object.entries(drivers))('%s', (name, start) => {
+  let driver: Driver;
+  const count = async (): Promise<number> =>
+    Number((await driver.database.run(`SELECT count(*) AS n FROM ${table}`)).rows[0]?.['n']);
+  const insert = (id: number): string => `INSERT INTO ${table} (id) VALUES (${id})`;
+
+  beforeAll(async () => {
+    driver = await start();
+    const column = name === 'postgres' ? 'text' : name === 'mysql' ? 'longtext CHARACTER SET utf8mb4' : 'text';
+    await driver.database.run(`DROP TABLE IF EXISTS ${table}`);
+    await driver.database.run(`CREATE TABLE ${table} (id bigint PRIMARY KEY, word ${column})`);
+  }, 120_000);
+  afterAll(() => driver?.stop());
+
+  it('takes every kind of value and gives it back', async () => {
+    for (const value of values) {
+      const placeholder =
+        name !== 'postgres'
+          ? '?'
+          : typeof value === 'number'
+            ? '$1::float8'
+            : value instanceof Uint8Array
+              ? '$1::bytea'
+              : '$1::text';
+      const { rows } = await driver.database.run(`SELECT ${placeholder} AS value`, [value]);
+      const got = rows[0]?.['value'];
+      if (value instanceof Uint8Array) expect(Buffer.from(got as Uint8Array)).toEqual(Buffer.from(value));
+      else if (typeof value === 'number') expect(Number(got)).toBe(value);
+      else expect(got).toBe(value);
+    }
+  });
+
+  it('reads literals as they were meant', async () => {
+    for (const value of values) {
+      if (typeof value !== 'string') continue;
+      const dialect = name as 'postgres';
+      const { rows } = await driver.database.run(`SELECT ${literal(dialect, value)} AS value`);
+      expect(rows[0]?.['value']).toBe(value);
+    }
+  });
+
+  it('commits, counts rows and rolls back', async () => {
+    await driver.database.transaction(async (tx) => {
+      expect((await tx.run(insert(1))).affected).toBe(1);
+    });
+    expect(await count()).toBe(1);
+    const failed = driver.database.transaction(async (tx) => {
+      await tx.run(insert(2));
+      throw new Error('changed its mind');
+    });
+    await expect(failed).rejects.toThrow('changed its mind');
+    expect(await count()).toBe(1);
+    expect((await driver.database.run(`DELETE FROM ${table}`)).affected).toBe(1);
+  });
+
+  it('says what to do about a table that is missing', async () => {
+    await expect(driver.database.run('SELECT * FROM no_such_table')).rejects.toMatchObject({
+      code: 'CONFIG',
+      message: expect.stringContaining('run migrate()'),
+    });
+  });
+
+  it('refuses what is not an open transaction', async () => {
+    for (const tx of driver.outside) {
+      const run = async () => driver.client.runner(tx).run(insert(9));
+      await expect(run()).rejects.toMatchObject({ code: 'CONFIG', field: 'tx' });
+    }
+    expect(await count()).toBe(0);
+  });
+
+  it('writes into the transaction of a handler, and into nothing after it', async () => {
+    let kept: unknown;
+    await driver.transactions.transaction(async (tx) => {
+      kept = tx;
+      await driver.client.runner(tx).run(insert(3));
+      expect(await count()).toBe(0);
+    });
+    expect(await count()).toBe(1);
+    await expect((async () => driver.query(kept, 'SELECT 1'))()).rejects.toMatchObject({ field: 'tx' });
+    await expect((async () => driver.client.runner(kept).run(insert(4)))()).rejects.toMatchObject({ field: 'tx' });
+    await driver.database.run(`DELETE FROM ${table}`);
+  });
+
+  it('takes back what was given up, though the handler goes on', async () => {
+    const given = new AbortController();
+    let late: Promise<unknown> | undefined;
+    const running = driver.transactions.transaction(async (tx) => {
+      await driver.client.runner(tx).run(insert(5));
+      given.abort(new Error('too late'));
+      await wait(1);
+      late = (async () => driver.query(tx, insert(6)))();
+      await late.catch(() => {});
+    }, given.signal);
+    await expect(running).rejects.toThrow('too late');
+    await vi.waitFor(() => expect(late).toBeDefined());
+    await expect(late).rejects.toThrow();
+    expect(await count()).toBe(0);
+    // The pool is as large as before.
+    await Promise.all(Array.from({ length: 6 }, () => driver.transactions.transaction(async () => {})));
+  });
+
+  it('begins nothing for what was given up before', async () => {
+    const work = vi.fn();
+    await expect(driver.transactions.transaction(work, AbortSignal.abort(new Error('gone')))).rejects.toThrow('gone');
+    expect(work).not.toHaveBeenCalled();
+  });
+
+  it('tells when the handler ended the transaction by itself', async () => {
+    const running = driver.transactions.transaction((tx) => driver.sneak(tx, 'ROLLBACK'));
+    await expect(running).rejects.toThrow('ended the transaction itself');
+    expect(await count()).toBe(0);
+    await driver.transactions.transaction(async () => {});
+  });
+
+  it('does not take a transaction that failed for a commit', async () => {
+    const running = driver.transactions.transaction(async (tx) => {
+      await driver.query(tx, insert(7));
+      await (async () => driver.query(tx, 'SELECT nonsense FROM nowhere'))().catch(() => {});
+    });
+    if (name === 'postgres') await expect(running).rejects.toThrow('rolled it back');
+    else await running;
+    expect(await count()).toBe(name === 'postgres' ? 0 : 1);
+    await driver.database.run(`DELETE FROM ${table}`);
+  });
+});
+
+it('a callback pool of mysql2 does as well', async () => {
+  const broker: GivenBroker = await mariadb();
+  const pool = createCallbackPool({ uri: broker.url, connectionLimit: 1 });
+  try {
+    expect((await mysqlDatabase(pool).run('SELECT 1 AS one')).rows).toEqual([{ one: 1 }]);
+    expect(mysqlTransactions(pool).maxConnections).toBe(1);
+  } finally {
+    await pool.promise().end();
+    await broker.stop();
+  }
+}, 120_000);
+
+it('an older pg, which does not tell whether a transaction is open, is asked', async () => {
+  const broker = await postgres();
+  const client = new pg.Client(broker.url);
+  await client.connect();
+  const older = { query: client.query.bind(client) } as PgTx;
+  try {
+    await expect(pgClient().runner(older).run('SELECT 1')).rejects.toMatchObject({ field: 'tx' });
+    await client.query('BEGIN');
+    expect((await pgClient().runner(older).run('SELECT 1 AS one')).rows).toEqual([{ one: 1 }]);
+  } finally {
+    await client.end();
+    await broker.stop();
+  }
+}, 60_000);
+
+/** Never called: what must not compile. */
+export function types(pool: pg.Pool, client: pg.PoolClient, mysqlPool: MysqlPool): void {
+  pgClient().runner(client);
+  // @ts-expect-error a pool is no transaction
+  pgClient().runner(pool);
+  // @ts-expect-error a pool is no transaction
+  mysqlClient().runner(mysqlPool);
+}
