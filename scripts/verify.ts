@@ -115,6 +115,14 @@ const example =
     await command(process.execPath, [`examples/${name}/dist/main.js`], { BROKER_URL: target.url })(log);
   };
 
+/** The HTTP service and its consumer, on a database and a broker. */
+const fastifyOrders: Step['run'] = async (log) => {
+  await using database = await startForTest('postgres');
+  await using broker = await startForTest('redis');
+  const env = { DATABASE_URL: database.url, BROKER_URL: broker.url };
+  await command(process.execPath, ['examples/fastify-orders/dist/main.js'], env)(log);
+};
+
 const steps: readonly Step[] = [
   { name: 'types of tests and scripts', run: command('tsc', ['-p', 'tsconfig.tests.json']) },
   { name: 'lint', run: command('biome', ['check', '--error-on-warnings', '.']) },
@@ -144,6 +152,7 @@ const steps: readonly Step[] = [
   },
   { name: 'parity table', run: node('conformance-tests/dist/parity.js', '--check', results) },
   { name: 'conformance on other versions of brokers', run: sideBySide(variants.map(onVariant)) },
+  { name: 'fastify-orders', run: fastifyOrders },
   { name: 'a worker that is killed, on sqlite', run: node('examples/order-flow/dist/restart.js') },
   ...['order-flow', 'tour'].flatMap((name) =>
     Object.entries(adapters).map(([adapter, start]) => ({ name: `${name} on ${adapter}`, run: example(name, start) })),

@@ -13,6 +13,7 @@ import { notification, reminders } from './services/notification.ts';
 import { placeOrders } from './services/orders.ts';
 import { payment } from './services/payment.ts';
 import { shipping } from './services/shipping.ts';
+import { closeShop, openShop, outbox } from './shop.ts';
 import { allIsDone, summarise, total } from './summary.ts';
 import { note, noteFailures, until } from './timeline.ts';
 import { OrderPlaced } from './topics.ts';
@@ -28,7 +29,9 @@ const bus = await connect(BROKER_URL, {
 const services = [inventory, payment, shipping, notification, reminders];
 const subscriptions: Subscription[] = [];
 try {
+  await openShop();
   for (const service of services) subscriptions.push(await bus.subscribe(service));
+  await using _relay = await outbox.relay(bus);
   await placeOrders(bus);
 
   await until('inventory gives up an order', () => total(subscriptions, 'deadLettered') > 0);
@@ -49,3 +52,4 @@ try {
 for (const subscription of subscriptions) await subscription.close();
 for (const { topic, options } of services) if (options.group !== undefined) await bus.removeGroup(topic, options.group);
 await bus.close();
+closeShop();

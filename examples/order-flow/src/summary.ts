@@ -1,5 +1,6 @@
 import type { DeadLetter, Subscription } from '@waybill/core';
 import { orders } from './services/orders.ts';
+import { idsIn } from './shop.ts';
 import { noted } from './timeline.ts';
 
 /** What each service does with every order. */
@@ -41,8 +42,15 @@ export function summarise({ subscriptions, letters, redriven, left }: Outcome): 
   const waited = reminded && sent ? reminded.at - sent.at : 0;
   const once = ([service, duty]: readonly [string, string]): boolean =>
     orders.every(({ orderId }) => noted(service, duty, orderId).length === 1);
+  const holdsOnce = (table: 'orders' | 'charges'): boolean =>
+    idsIn(table).join() === orders.map(({ orderId }) => orderId).join();
   const expectations: [what: string, met: boolean][] = [
     ['every order was reserved, charged, packed and confirmed once', duties.every(once)],
+    ['the database holds each order and each charge once', (['orders', 'charges'] as const).every(holdsOnce)],
+    [
+      'o-5 was rolled back, and nobody heard of it',
+      duties.every(([service, duty]) => !noted(service, duty, 'o-5').length),
+    ],
     ['o-2 was charged after two failures', noted('payment', 'failed with', 'o-2').length === 2],
     ['o-3 failed three times', noted('inventory', 'failed with', 'o-3').length === 3],
     ['o-3 was the only dead letter', letters.length === 1 && letters[0]?.id === 'o-3'],

@@ -7,4 +7,5 @@ export {
   type MemoryStoreOptions,
   memoryStore,
 } from '@waybill/core';
+export type { InboxOptions, SqlInbox } from './inbox.ts';
 export type { Migratable, SqlStore, SqlStoreOptions, TableOptions } from './sql-store.ts';

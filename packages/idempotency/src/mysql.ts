@@ -1,3 +1,6 @@
+export type { InboxOptions, SqlInbox } from './inbox.ts';
+export type { SqlStore, SqlStoreOptions } from './sql-store.ts';
+
 import type { Claim } from '@waybill/core';
 import { ConfigError } from '@waybill/core/adapter';
 import { isLockTimeout, type SqlRunner, type SqlTransactions } from '@waybill/sql';
@@ -13,6 +16,8 @@ import { mysqlEnd, mysqlNow, mysqlTable, mysqlVersions } from './mysql-table.ts'
 import { sharedPermits } from './permits.ts';
 import { type SqlStore, type SqlStoreOptions, sqlStore, tableOf } from './sql-store.ts';
 import { readable } from './table.ts';
+
+export type { MysqlTx };
 
 /**
  * An idempotency store in MySQL 8 or MariaDB 10.6 and later, for any number of processes.

@@ -1,3 +1,6 @@
+export type { InboxOptions, SqlInbox } from './inbox.ts';
+export type { SqlStore, SqlStoreOptions } from './sql-store.ts';
+
 import type { Claim } from '@waybill/core';
 import { ConfigError } from '@waybill/core/adapter';
 import { literal, type SqlResult, type SqlRunner, type SqlTransactions } from '@waybill/sql';
@@ -16,6 +19,8 @@ import { sharedPermits } from './permits.ts';
 import { postgresTable, postgresVersions } from './postgres-table.ts';
 import { type SqlStore, type SqlStoreOptions, sqlStore, tableOf } from './sql-store.ts';
 import { readable } from './table.ts';
+
+export type { PgTx };
 
 /**
  * An idempotency store in PostgreSQL 14 or later, for any number of processes.
@@ -86,7 +91,8 @@ function inOneMessage(transactions: PgTransactions, table: string): InboxDialect
 }
 
 function inStatements<Tx>(transactions: SqlTransactions<Tx>, table: string): InboxDialect<Tx> {
-  const statement = claimStatement(table);
+  // Some libraries tell of rows alone.
+  const statement = claimStatement(table, 'RETURNING 1 AS won');
   return {
     transact: (claim, id, work) =>
       transactions.transaction(async (tx) => {
@@ -105,12 +111,12 @@ function noop(): void {}
  * the transaction, as the mark does; what was committed by then is seen as a conflict. The server ends a transaction in
  * which nobody has said anything for a lease.
  */
-function claimStatement(table: string): PgStatement {
+function claimStatement(table: string, returning = ''): PgStatement {
   const text = `INSERT INTO ${table} AS t (id, scope, message, done, ends_at)
-    SELECT $1, $2, $3, true, clock_timestamp() + $4 * interval '1 millisecond' WHERE pg_try_advisory_xact_lock($5)
+    SELECT $1, $2, $3, true, clock_timestamp() + $4 * interval '1 millisecond'
+      WHERE pg_try_advisory_xact_lock($5) AND set_config('idle_in_transaction_session_timeout', $6, true) <> ''
     ON CONFLICT (id) DO UPDATE SET token = NULL, done = true, ends_at = excluded.ends_at
-      WHERE t.ends_at <= clock_timestamp()
-    RETURNING set_config('idle_in_transaction_session_timeout', $6, true)`;
+      WHERE t.ends_at <= clock_timestamp() ${returning}`;
   return pgStatement(text, ['bytea', 'text', 'text', 'float8', 'bigint', 'text']);
 }
 
@@ -130,13 +136,13 @@ function lockOf(id: Buffer): bigint {
 }
 
 async function answer<Tx>(
-  result: SqlResult | undefined,
+  result: SqlResult,
   runner: SqlRunner,
   table: string,
   id: Buffer,
   won: Omit<Extract<Answered<Tx>, { answer: 'won' }>, 'answer'>,
 ): Promise<Answered<Tx>> {
-  if (result?.rows.length === 1) return { answer: 'won', ...won };
+  if (result.rows.length === 1 || result.affected === 1) return { answer: 'won', ...won };
   // Asked again, the lock is ours already, or still somebody else's; or theirs has just ended. Then the row may be new.
   const lock = await runner.run(`SELECT pg_try_advisory_xact_lock('${lockOf(id)}')::int AS got`);
   if (Number(lock.rows[0]?.['got']) !== 1) return { answer: 'busy' };

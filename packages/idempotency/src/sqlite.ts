@@ -1,3 +1,6 @@
+export type { InboxOptions, SqlInbox } from './inbox.ts';
+export type { SqlStore, SqlStoreOptions } from './sql-store.ts';
+
 import type { Claim } from '@waybill/core';
 import { ConfigError } from '@waybill/core/adapter';
 import type { SqlRunner, SqlTransactions } from '@waybill/sql';
@@ -8,6 +11,8 @@ import { sqliteNow, sqliteTable, sqliteVersions } from './sqlite-table.ts';
 import { readable } from './table.ts';
 
 type InFile<Options> = Omit<Options, 'schema'>;
+
+export type { SqliteTx };
 
 /**
  * An idempotency store in a file of SQLite, for the processes of one machine.
