@@ -5,6 +5,9 @@ import { Cleaner } from './cleaner.ts';
 import { HeldClaims } from './held-claims.ts';
 import { type Answer, type ClaimTable, claimId, tokens, type Wanted } from './table.ts';
 
+/** What is beyond it waits for the end of its lease. */
+const mostUnsure = 10_000;
+
 /** An idempotency store on a table of claims that many processes share. */
 export class LeasedStore implements IdempotencyStore {
   readonly #clock: Clock;
@@ -14,6 +17,8 @@ export class LeasedStore implements IdempotencyStore {
   readonly #held: HeldClaims;
   /** Ours, from the question on: what this process is at is busy without asking. */
   readonly #ours = new Set<string>();
+  /** Tokens of claims that had no answer, by name: if they are held, then by us, and by no work. */
+  readonly #unsure = new Map<string, string>();
   readonly #token = tokens();
   readonly #cleaner: Cleaner | undefined;
 
@@ -30,6 +35,8 @@ export class LeasedStore implements IdempotencyStore {
       ...options,
       // Nobody works under it any more: somebody else may.
       late: (wanted, answer) => {
+        if (this.#unsure.get(wanted.name) !== wanted.token) return;
+        this.#unsure.delete(wanted.name);
         if (answer === 'won') this.#release(wanted).catch(() => {});
       },
     });
@@ -39,16 +46,29 @@ export class LeasedStore implements IdempotencyStore {
 
   async run(claim: Claim, work: (fence: Fence) => Promise<boolean>): Promise<ClaimOutcome> {
     const id = claimId(claim);
-    const wanted = { claim, id, name: id.toString('latin1'), token: this.#token() };
-    if (this.#ours.has(wanted.name)) return 'busy';
-    this.#ours.add(wanted.name);
+    const name = id.toString('latin1');
+    if (this.#ours.has(name)) return 'busy';
+    this.#ours.add(name);
+    const wanted = { claim, id, name, token: this.#unsure.get(name) ?? this.#token() };
+    this.#unsure.delete(name);
     try {
       this.#cleaner?.nowAndThen();
       const since = this.#clock.monotonic();
-      const answer = await this.#claims.add(wanted);
+      const answer = await this.#ask(wanted);
       return answer === 'won' ? await this.#runHeld(wanted, since, work) : answer;
     } finally {
-      this.#ours.delete(wanted.name);
+      this.#ours.delete(name);
+    }
+  }
+
+  async #ask(wanted: Wanted): Promise<Answer> {
+    try {
+      return await this.#claims.add(wanted);
+    } catch (error) {
+      this.#unsure.set(wanted.name, wanted.token);
+      const [oldest] = this.#unsure.keys();
+      if (oldest !== undefined && this.#unsure.size > mostUnsure) this.#unsure.delete(oldest);
+      throw error;
     }
   }
 

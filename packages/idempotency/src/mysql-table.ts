@@ -58,11 +58,12 @@ export function mysqlTable(database: SqlDatabase, table: string): ClaimTable {
         readable(claim.key, 200),
         token,
       ]);
-      // Set from left to right: what comes after the token sees whether it became ours.
+      // Set from left to right: what comes after the token sees whether it became ours, or was.
       await run(
         `INSERT INTO ${table} (id, scope, message, token, done, ends_at) VALUES ${rowsOf}
          ON DUPLICATE KEY UPDATE token = IF(ends_at <= ${mysqlNow}, VALUES(token), token),
-           done = IF(token = VALUES(token), 0, done), ends_at = IF(token = VALUES(token), VALUES(ends_at), ends_at)`,
+           done = IF(ends_at <= ${mysqlNow}, 0, done),
+           ends_at = IF(token = VALUES(token) AND done = 0, VALUES(ends_at), ends_at)`,
         values,
       );
       const { rows } = await run(
@@ -72,8 +73,8 @@ export function mysqlTable(database: SqlDatabase, table: string): ClaimTable {
       const seen = new Map(rows.map((row) => [nameOf(row['id']), row]));
       return wanted.map(({ name, token }): Answer => {
         const row = seen.get(name);
-        if (row?.['token'] === token) return 'won';
-        return Number(row?.['done']) === 1 ? 'duplicate' : 'busy';
+        if (Number(row?.['done']) === 1) return 'duplicate';
+        return row?.['token'] === token ? 'won' : 'busy';
       });
     },
     mark: (items) => update(items, (item) => item.claim.window, 1),

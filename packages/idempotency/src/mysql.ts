@@ -26,7 +26,7 @@ export type { MysqlTx };
  * @throws ConfigError for an option that is unknown or out of range
  */
 export function mysqlStore(pool: MysqlPool, options: SqlStoreOptions = {}): SqlStore {
-  return sqlStore(mysqlDatabase(pool), mysqlVersions, mysqlTable, options);
+  return sqlStore((within) => mysqlDatabase(pool, within), mysqlVersions, mysqlTable, options);
 }
 
 /**

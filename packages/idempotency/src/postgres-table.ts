@@ -32,7 +32,7 @@ export function postgresTable(database: SqlDatabase, table: string): ClaimTable 
       INSERT INTO ${table} AS t (id, scope, message, token, done, ends_at)
       SELECT id, scope, message, token, false, clock_timestamp() + ${ms('lease')} FROM wanted
       ON CONFLICT (id) DO UPDATE SET token = excluded.token, done = false, ends_at = excluded.ends_at
-        WHERE t.ends_at <= clock_timestamp()
+        WHERE t.ends_at <= clock_timestamp() OR (t.token = excluded.token AND NOT t.done)
       RETURNING id
     )
     SELECT id, NULL AS done FROM won

@@ -29,7 +29,7 @@ export type { PgTx };
  * @throws ConfigError for an option that is unknown or out of range
  */
 export function postgresStore(pool: Pool, options: SqlStoreOptions = {}): SqlStore {
-  return sqlStore(pgDatabase(pool), postgresVersions, postgresTable, options);
+  return sqlStore((within) => pgDatabase(pool, within), postgresVersions, postgresTable, options);
 }
 
 /**

@@ -58,16 +58,16 @@ export function migratable(database: SqlDatabase, versions: Versions, options: T
 
 /** @throws ConfigError for an option that is unknown or out of range */
 export function sqlStore(
-  database: SqlDatabase,
+  open: (options: { readonly timeout: number }) => SqlDatabase,
   versions: Versions,
   claimTable: (database: SqlDatabase, table: string) => ClaimTable,
   options: SqlStoreOptions,
 ): SqlStore {
   checkOptions(options, ['table', 'schema', 'timeout'], '');
-  const store = new LeasedStore(
-    claimTable(database, tableOf(database.dialect, options)),
-    duration(options.timeout ?? '10s', 'timeout'),
-  );
+  const timeout = duration(options.timeout ?? '10s', 'timeout');
+  // A connection that is only slow may bring its answer still: then what it claimed is let go of at once.
+  const database = open({ timeout: 3 * timeout });
+  const store = new LeasedStore(claimTable(database, tableOf(database.dialect, options)), timeout);
   return { run: (claim, work) => store.run(claim, work), ...migratable(database, versions, options) };
 }
 

@@ -23,7 +23,7 @@ export function sqliteTable(database: SqlDatabase, table: string): ClaimTable {
   const claim = `INSERT INTO ${table} AS t (id, scope, message, token, done, ends_at)
     VALUES (?, ?, ?, ?, 0, ${sqliteNow} + ?)
     ON CONFLICT (id) DO UPDATE SET token = excluded.token, done = 0, ends_at = excluded.ends_at
-      WHERE t.ends_at <= ${sqliteNow}
+      WHERE t.ends_at <= ${sqliteNow} OR (t.token = excluded.token AND t.done = 0)
     RETURNING 1`;
   const look = `SELECT done FROM ${table} WHERE id = ?`;
   const update = (done: 0 | 1): string =>

@@ -22,7 +22,7 @@ export type { SqliteTx };
  */
 export function sqliteStore(source: SqliteSource, options: InFile<SqlStoreOptions> = {}): SqlStore {
   refuseSchema(options);
-  return sqlStore(sqliteDatabase(source), sqliteVersions, sqliteTable, options);
+  return sqlStore(() => sqliteDatabase(source), sqliteVersions, sqliteTable, options);
 }
 
 /**

@@ -8,7 +8,7 @@ export interface Wanted {
   readonly id: Buffer;
   /** The same as text, for maps. */
   readonly name: string;
-  /** Whose it is: nobody else's claim ever had this one. */
+  /** Whose it is: nobody else's claim ever had this one, and no work but the one that comes runs under it. */
   readonly token: string;
 }
 
@@ -19,7 +19,10 @@ export type Answer = 'won' | 'busy' | 'duplicate';
  * order of the question. Any method may reject: then nothing is known. No two of one question have the same id.
  */
 export interface ClaimTable {
-  /** Puts each down for its lease, unless it is held or its outcome is remembered. */
+  /**
+   * Puts each down for its lease, unless its outcome is remembered or it is held with another token. The same question
+   * may arrive twice, and late: it never undoes a mark.
+   */
   claim(wanted: readonly Wanted[]): Promise<readonly Answer[]>;
   /** Remembers each for its window; false where it was not held any more. */
   mark(held: readonly Wanted[]): Promise<readonly boolean[]>;

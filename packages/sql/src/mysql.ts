@@ -1,4 +1,4 @@
-import { ConfigError, ConnectionError } from '@waybill/core/adapter';
+import { ConfigError, ConnectionError, systemClock } from '@waybill/core/adapter';
 import type { Pool as CallbackPool } from 'mysql2';
 import type { Connection, Pool, PoolConnection, ResultSetHeader } from 'mysql2/promise';
 import { sqlError } from './errors.ts';
@@ -20,12 +20,19 @@ export interface MysqlTransactions extends SqlTransactions<MysqlTx> {
   readonly pool: MysqlPool;
 }
 
-/** A database on a pool of `mysql2`. The pool stays the caller's, who closes it. */
-export function mysqlDatabase(pool: MysqlPool): SqlDatabase {
+/**
+ * A database on a pool of `mysql2`. The pool stays the caller's, who closes it.
+ *
+ * @param options.timeout milliseconds after which `run` gives up on an answer, and its connection is closed: it may have
+ *   died without a word. Default: none
+ */
+export function mysqlDatabase(pool: MysqlPool, options: { readonly timeout?: number } = {}): SqlDatabase {
   const promised = promisedPool(pool);
+  const { timeout } = options;
   return {
     dialect: 'mysql',
-    run: (text, values) => runOn(promised, text, values),
+    run: (text, values) =>
+      timeout === undefined ? runOn(promised, text, values) : runWithin(timeout, promised, text, values),
     transaction: (work) => transact(promised, (tx) => work({ run: (text, values) => runOn(tx, text, values) })),
   };
 }
@@ -108,6 +115,33 @@ async function runOn(
   const answer = await ask(target, values.length === 0 ? text : fill(text, values));
   if (Array.isArray(answer)) return { rows: answer, affected: 0 };
   return { rows: [], affected: (answer as ResultSetHeader).affectedRows };
+}
+
+async function runWithin(
+  timeout: number,
+  pool: Pool,
+  text: string,
+  values: readonly SqlValue[] | undefined,
+): Promise<SqlResult> {
+  const connection = await connect(pool);
+  const silent = Promise.withResolvers<never>();
+  const timer = systemClock.setTimeout(
+    () =>
+      silent.reject(new ConnectionError(`the database has not answered within ${timeout} ms`, { adapter: 'mysql' })),
+    timeout,
+  );
+  let answered = false;
+  const running = runOn(connection, text, values).finally(() => {
+    answered = true;
+  });
+  try {
+    return await Promise.race([running, silent.promise]);
+  } finally {
+    timer.cancel();
+    // The answer of the last statement must not be taken for that of the next.
+    if (answered) connection.release();
+    else connection.destroy();
+  }
 }
 
 /**

@@ -1,6 +1,6 @@
 import { hash } from 'node:crypto';
 import { backOff, ConfigError, ConnectionError, sleep, systemClock } from '@waybill/core/adapter';
-import type { Client, ClientBase, ClientConfig, Pool, PoolClient, QueryResult } from 'pg';
+import type { Client, ClientBase, ClientConfig, Pool, PoolClient, QueryConfig, QueryResult } from 'pg';
 import { sqlError } from './errors.ts';
 import { ident } from './ident.ts';
 import type { SqlClient, SqlDatabase, SqlResult, SqlRunner, SqlTransactions, SqlValue } from './sql.ts';
@@ -54,12 +54,23 @@ export interface PgSession {
   touch(): Promise<void>;
 }
 
-/** A database on a pool of `pg`. The pool stays the caller's, who closes it. */
-export function pgDatabase(pool: Pool): SqlDatabase {
+/**
+ * A database on a pool of `pg`. The pool stays the caller's, who closes it.
+ *
+ * @param options.timeout milliseconds after which `run` gives up on an answer, and its connection is closed: it may have
+ *   died without a word. Default: none but the pool's own
+ */
+export function pgDatabase(pool: Pool, options: { readonly timeout?: number } = {}): SqlDatabase {
   outliveRestarts(pool);
+  const { timeout } = options;
+  // The types of pg know this one only for a connection as a whole.
+  const query = (text: string, values?: unknown[]): Promise<QueryResult> =>
+    timeout === undefined
+      ? pool.query(text, values)
+      : pool.query({ text, values: values ?? [], query_timeout: timeout } as QueryConfig);
   return {
     dialect: 'postgres',
-    run: (text, values) => runOn(pool, text, values),
+    run: (text, values) => runOn({ query }, text, values),
     transaction: (work) => transact(pool, plainBegin, (tx) => work({ run: (text, values) => runOn(tx, text, values) })),
     listen: (channel, heard) => listen(pool, channel, heard),
   };
@@ -125,11 +136,12 @@ async function probe(tx: PgTx): Promise<void> {
   }
 }
 
-async function runOn(
-  target: Pick<ClientBase, 'query'>,
-  text: string,
-  values?: readonly SqlValue[],
-): Promise<SqlResult> {
+/** What all clients and pools of pg have. */
+interface Queryable {
+  query(text: string, values?: unknown[]): Promise<QueryResult>;
+}
+
+async function runOn(target: Queryable, text: string, values?: readonly SqlValue[]): Promise<SqlResult> {
   try {
     return resultOf(await (values === undefined ? target.query(text) : target.query(text, [...values])));
   } catch (error) {

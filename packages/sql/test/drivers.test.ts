@@ -235,6 +235,23 @@ it('a callback pool of mysql2 does as well', async () => {
   }
 }, 120_000);
 
+it('a statement without an answer is given up, with its connection', async () => {
+  const brokers = [await postgres(), await mariadb()] as const;
+  const pool = new pg.Pool({ connectionString: brokers[0].url, max: 1 });
+  const other = createPool({ uri: brokers[1].url, connectionLimit: 1 });
+  try {
+    for (const [database, sleep] of [
+      [pgDatabase(pool, { timeout: 300 }), 'SELECT pg_sleep(20)'],
+      [mysqlDatabase(other, { timeout: 300 }), 'SELECT SLEEP(20)'],
+    ] as const) {
+      await expect(database.run(sleep)).rejects.toMatchObject({ code: 'CONNECTION' });
+      expect((await database.run('SELECT 1 AS one')).rows).toEqual([{ one: 1 }]);
+    }
+  } finally {
+    await Promise.all([pool.end(), other.end(), ...brokers.map((broker) => broker.stop())]);
+  }
+}, 120_000);
+
 it('an older pg, which does not tell whether a transaction is open, is asked', async () => {
   const broker = await postgres();
   const client = new pg.Client(broker.url);
