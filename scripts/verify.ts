@@ -42,6 +42,8 @@ const adapters: Readonly<Record<string, () => Promise<Target>>> = {
   pubsub: () => startForTest('pubsub'),
 };
 const results = 'out/conformance.json';
+/** A step that hangs fails. */
+const STEP_WITHIN_MS = 40 * 60_000;
 /** Where idempotency is tested to remember, on every adapter. */
 const stores = ['memory', 'sqlite', 'redis', 'postgres', 'mariadb'];
 
@@ -59,22 +61,40 @@ const variants: readonly Variant[] = [
   { name: 'Kafka 4.1', adapter: 'kafka', image: 'kafka@4.1', env: { WAYBILL_KAFKA_VERSION: '4.1' } },
   { name: 'Redis 7.0', adapter: 'redis-streams', image: 'redis@7.0', env: { WAYBILL_REDIS_VERSION: '7.0' } },
   { name: 'Redis Cluster', adapter: 'redis-streams', image: 'redis', env: { WAYBILL_REDIS_CLUSTER: '1' } },
-  { name: 'ElasticMQ', adapter: 'sqs', image: 'elasticmq', env: { WAYBILL_SQS_EMULATOR: 'elasticmq' } },
+  {
+    name: 'ElasticMQ',
+    adapter: 'sqs',
+    image: 'elasticmq',
+    // It does a few hundred messages a second.
+    env: { WAYBILL_SQS_EMULATOR: 'elasticmq', WAYBILL_SIDE_BY_SIDE: '2' },
+  },
 ];
+/** A broker that somebody has named by its URL is not the variant. */
+const ofItsOwn: NodeJS.ProcessEnv = Object.fromEntries(
+  ['RABBITMQ', 'KAFKA', 'REDIS', 'SQS', 'ELASTICMQ'].map((broker) => [`WAYBILL_${broker}_URL`, '']),
+);
 const resultsOf = ({ name }: Variant): string => `out/conformance-${name.replaceAll(' ', '-')}.json`;
 
 const command =
   (program: string, args: readonly string[], env: NodeJS.ProcessEnv = {}): Step['run'] =>
   (log) =>
     new Promise((resolve, reject) => {
-      const child = spawn(program, args, { env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', 'pipe'] });
+      const child = spawn(program, args, {
+        env: { ...process.env, ...env },
+        stdio: ['ignore', 'pipe', 'pipe'],
+        timeout: STEP_WITHIN_MS,
+        killSignal: 'SIGKILL',
+      });
       child.stdout.on('data', (chunk: Buffer) => log(chunk.toString()));
       child.stderr.on('data', (chunk: Buffer) => log(chunk.toString()));
       child.on('error', reject);
-      child.on('close', (code, signal) => {
+      const ended = (code: number | null, signal: NodeJS.Signals | null): void => {
         if (code === 0) resolve();
         else reject(new Error(`${program} ${args.join(' ')} ended with ${signal ?? `exit code ${code}`}`));
-      });
+      };
+      child.on('close', ended);
+      // A child of its own that outlives it keeps the pipes open: what is printed a moment later is nobody's.
+      child.on('exit', (code, signal) => setTimeout(() => ended(code, signal), 2_000).unref());
     });
 
 /** The suite on a variant; a line of counts when it ends. */
@@ -84,7 +104,7 @@ const onVariant =
     const args = ['conformance-tests/dist/cli.js', '--adapter', variant.adapter, '--json', resultsOf(variant)];
     const printed: string[] = [];
     try {
-      await command(process.execPath, args, variant.env)((text) => printed.push(text));
+      await command(process.execPath, args, { ...ofItsOwn, ...variant.env })((text) => printed.push(text));
     } finally {
       log(`${variant.name}\n${printed.join('')}\n`);
     }

@@ -101,6 +101,8 @@ async function startStores(names: readonly StoreName[]): Promise<Opened<readonly
       if (kind === 'memory' || kind === 'sqlite') return { kind };
       return { kind, url: containers.use(await startForTest(kind)).url };
     });
+    // All of them, so that none comes to be after the others were disposed of.
+    await Promise.allSettled(started);
     return { it: await Promise.all(started), [Symbol.asyncDispose]: () => containers.disposeAsync() };
   } catch (error) {
     await containers.disposeAsync();

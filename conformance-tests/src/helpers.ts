@@ -1,6 +1,7 @@
 import type { AnyTopic, Bus } from '@waybill/core';
 import { WaybillError } from '@waybill/core';
 import { show } from './eventually.ts';
+import type { Scenario } from './scenario.ts';
 
 /** The whole numbers from `first` to `last`. */
 export function range(first: number, last: number): number[] {
@@ -14,6 +15,18 @@ export async function publishAll(bus: Bus, topic: AnyTopic | string, data: reado
     data.map((one) => ({ data: one })),
   );
   for (const result of results) if (!result.ok) throw result.error;
+}
+
+/** What holds where a topic has one group only: that one works, and another one or a broadcast is refused. */
+export async function oneGroup(s: Scenario): Promise<void> {
+  const topic = s.topicName();
+  const bus = await s.connect();
+  const record = s.recorder();
+  await bus.subscribe(topic, { group: 'a' }, record.handler);
+  await bus.publish(topic, 1);
+  await record.waitFor(1);
+  await s.unsupported('groups', () => bus.subscribe(topic, { group: 'b' }, () => {}));
+  await s.unsupported('groups', () => bus.subscribe(topic, { broadcast: true }, () => {}));
 }
 
 /** A promise that is opened by hand. */

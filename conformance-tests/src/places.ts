@@ -44,8 +44,7 @@ export async function openStore({ kind, url = '' }: Place): Promise<Opened<Idemp
   }
   const { pool, end } = openPool(kind, url);
   const it = pool === undefined ? sqliteStore(url) : pool instanceof pg.Pool ? postgresStore(pool) : mysqlStore(pool);
-  await it.migrate();
-  return { it, [Symbol.asyncDispose]: end };
+  return migrated<IdempotencyStore>(it, it, end);
 }
 
 /** An inbox over a database, and what a test needs to write and read there. */
@@ -63,8 +62,21 @@ export async function openInbox({ kind, url = '' }: Place): Promise<Opened<Inbox
       : pool instanceof pg.Pool
         ? { inbox: postgresInbox(pool), client: pgClient(), database: pgDatabase(pool) }
         : { inbox: mysqlInbox(pool), client: mysqlClient(), database: mysqlDatabase(pool) };
-  await it.inbox.migrate();
-  return { it: it as InboxUnderTest, [Symbol.asyncDispose]: end };
+  return migrated(it as InboxUnderTest, it.inbox, end);
+}
+
+async function migrated<T>(
+  it: T,
+  { migrate }: { migrate(): Promise<unknown> },
+  end: () => Promise<void>,
+): Promise<Opened<T>> {
+  try {
+    await migrate();
+    return { it, [Symbol.asyncDispose]: end };
+  } catch (error) {
+    await end();
+    throw error;
+  }
 }
 
 /** Where there are transactions; a file of its own stands in for a place without a URL. */
@@ -86,11 +98,16 @@ export function placeForTest(place: Place): { readonly place: Place; remove(): P
 function openPool(kind: Place['kind'], url: string) {
   if (kind === 'postgres') {
     const pool = new pg.Pool({ connectionString: url, max: 4 });
-    return { pool, end: () => pool.end() };
+    return { pool, end: () => ended(pool.end()) };
   }
   if (kind === 'mariadb') {
     const pool = createPool({ uri: url, connectionLimit: 4 });
-    return { pool, end: () => pool.end() };
+    return { pool, end: () => ended(pool.end()) };
   }
   return { pool: undefined, end: async () => {} };
+}
+
+/** A pool waits for what a test has left hanging; a suite does not. */
+async function ended(end: Promise<void>): Promise<void> {
+  await Promise.race([end, new Promise((resolve) => setTimeout(resolve, 5_000).unref())]);
 }

@@ -15,6 +15,8 @@ const reserve = 32 * 1024;
 /** Milliseconds between a broadcast's last sign of life and its removal, at the latest. */
 export const broadcastCleanup = 10 * 60_000;
 
+export const oneGroup = "with fanOut: 'queue' a topic is one queue, and so one group";
+
 export function capabilitiesOf(settings: Settings): Capabilities {
   const maxBytes = settings.fanOut === 'topic' ? maxTopicBytes : maxQueueBytes;
   return {
@@ -25,7 +27,7 @@ export function capabilitiesOf(settings: Settings): Capabilities {
     maxDelay: Number.POSITIVE_INFINITY,
     publish: { maxMessages: 10, maxBytes, maxInFlight: 8 },
     log: no('SQS keeps no message that was deleted'),
-    groups: settings.fanOut === 'topic' ? yes : no("with fanOut: 'queue' a topic is one queue, and so one group"),
+    groups: settings.fanOut === 'topic' ? yes : no(oneGroup),
     orderedAttempts: no(
       'SQS counts how often it hands a message out, not the attempts, and nothing can be written on a message that is out',
     ),

@@ -9,6 +9,7 @@ import {
   UnsupportedError,
 } from '@waybill/core/adapter';
 import { queueNameOf } from './arns.ts';
+import { oneGroup } from './capabilities.ts';
 import { adapterName, requestFailure } from './errors.ts';
 import type { Link } from './link.ts';
 import { type GroupNames, isFifo, type QueueName, type SqsNames } from './names.ts';
@@ -251,8 +252,8 @@ export class Topology {
    */
   async #claim({ topic, name, temporary }: GroupRef, queue: QueueName): Promise<void> {
     const cannot = (why: string): UnsupportedError =>
-      new UnsupportedError('groups', adapterName, `topic "${topic.name}" is one queue ${why}`, "use fanOut: 'topic'");
-    if (temporary) throw cannot('and can have no broadcast');
+      new UnsupportedError('groups', adapterName, `${oneGroup}: topic "${topic.name}" ${why}`, "use fanOut: 'topic'");
+    if (temporary) throw cannot('can have no broadcast');
     const url = await this.#queues.make(queue);
     // Group names have characters that a tag's value cannot have.
     const wanted = Buffer.from(name).toString('base64');
@@ -260,7 +261,7 @@ export class Topology {
     if (owner === wanted) return;
     if (owner === undefined) return this.#queues.tag(url, { [tags.group]: wanted });
     const other = Buffer.from(owner, 'base64').toString();
-    throw cannot(`and has the group "${other}", so it cannot have "${name}"`);
+    throw cannot(`has the group "${other}", so it cannot have "${name}"`);
   }
 
   /** @returns what is missing */

@@ -334,28 +334,14 @@ for (const given of withTransactions(places())) {
     const topic = s.topicName();
     const bus = await s.connect();
     const { inbox, effects, insert } = await begin(s);
-    const gate = Promise.withResolvers<void>();
-    s.afterwards(() => gate.resolve());
-    const committed: string[] = [];
-    const slow: typeof inbox = {
-      maxConcurrency: 1,
-      run: async (claim, work) => {
-        const outcome = await inbox.run(claim, work);
-        if (outcome === 'ran') committed.push(claim.key);
-        await gate.promise;
-        return outcome;
-      },
-    };
-    const options = { group: 'g', retry, inbox: slow };
+    const options = { group: 'g', retry, inbox };
     const subscription = await bus.subscribe(topic, options, async (message: Message, tx) => {
       await insert(tx, `${message.id}-${message.attempt}`);
       if (message.attempt === 1) throw new Error('not yet');
     });
-    gate.resolve();
     await bus.publish(topic, 1, { id: 'a', key });
     await s.eventually('the second attempt to be acked', () => subscription.stats().acked === 1);
     expect(await effects()).toEqual(['a-2']);
-    expect(committed).toEqual(['a']);
     await bus.publish(topic, 1, { id: 'a', key });
     await s.eventually('a duplicate', () => subscription.stats().duplicates === 1);
     expect(await effects()).toEqual(['a-2']);

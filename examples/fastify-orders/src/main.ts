@@ -16,9 +16,21 @@ import { DATABASE_URL } from './settings.ts';
 const run = randomUUID().slice(0, 8);
 const pool = new pg.Pool({ connectionString: DATABASE_URL });
 
+const running = new Set<ChildProcess>();
+// Whatever ends this process ends the two.
+process.once('exit', () => {
+  for (const child of running) child.kill('SIGKILL');
+});
+
 async function start(program: string): Promise<{ process: ChildProcess; told: unknown }> {
   const process = fork(join(import.meta.dirname, program));
-  const [told] = await once(process, 'message');
+  running.add(process);
+  process.once('exit', () => running.delete(process));
+  const ended = once(process, 'exit').then(([code]) => {
+    throw new Error(`${program} ended with exit code ${code} before it was ready`);
+  });
+  const [told] = await Promise.race([once(process, 'message'), ended]);
+  ended.catch(() => {});
   return { process, told };
 }
 

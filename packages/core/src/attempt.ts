@@ -1,8 +1,8 @@
 import { randomUUID } from 'node:crypto';
-import { Claim } from './claim.ts';
-import { InvalidMessageError } from './errors.ts';
+import { RunningClaim } from './claim.ts';
+import { InvalidMessageError, WaybillError } from './errors.ts';
 import type { Held } from './held.ts';
-import type { Claim as IdempotencyClaim, Inbox } from './idempotency.ts';
+import type { Claim, Inbox } from './idempotency.ts';
 import { whenPassedOn } from './inbox.ts';
 import { ReceivedMessage, type Refusal } from './message.ts';
 import type { Pipeline, Unit } from './pipeline.ts';
@@ -154,9 +154,9 @@ function conclude(pipeline: Pipeline, held: Held, result: AttemptResult): void {
   held.message?.end();
   if (held.lost !== undefined) return;
   if (pipeline.setup.settings.inbox !== undefined) {
-    if (typeof refusal !== 'object') pipeline.storeTrouble(undefined);
+    if (typeof refusal !== 'object' || 'failed' in refusal) pipeline.storeTrouble(undefined);
     // What an inbox has rolled back is not done, whatever the handler said before it failed.
-    if (decided?.verb === 'ack' && result !== 'ok') decided = undefined;
+    if (decided?.verb === 'ack' && (result !== 'ok' || refusal !== undefined)) decided = undefined;
   }
   if (decided !== undefined) {
     // Everything else has been carried out when it was decided.
@@ -234,7 +234,7 @@ async function attemptOnce(
 }
 
 /** Whether the store has remembered the outcome; if not, the message comes again, because an ack needs its mark. */
-async function marked(pipeline: Pipeline, held: Held, claim: Claim): Promise<boolean> {
+async function marked(pipeline: Pipeline, held: Held, claim: RunningClaim): Promise<boolean> {
   try {
     await claim.outcome;
     return true;
@@ -267,7 +267,8 @@ function claimInbox(
 function refused(pipeline: Pipeline, held: Held, refusal: Refusal): void {
   if (refusal === 'duplicate') pipeline.settle(held, { verb: 'ack', delivery: held.delivery }, 'duplicates');
   else if (refusal === 'busy') pipeline.again(held, busyDelay, held.attempt, 'givenBack');
-  else storeAway(pipeline, held, refusal.error);
+  else if ('away' in refusal) storeAway(pipeline, held, refusal.away);
+  else pipeline.carryOut(held, verdictOf(refusal.failed));
 }
 
 /** What makes the message the same as another; `undefined` when it has been dealt with. */
@@ -300,7 +301,7 @@ function claimOf(
   { setup: { topic, group, settings } }: Pipeline,
   key: string,
   { epoch, window }: Pick<CompiledIdempotency, 'epoch' | 'window'>,
-): IdempotencyClaim {
+): Claim {
   return { scope: `${topic}\0${group}\0${epoch}`, key, lease: settings.lease, window };
 }
 
@@ -345,7 +346,7 @@ async function claimFor(
     }
     pipeline.storeTrouble(undefined);
     if (first === 'joined') {
-      held.claim = new Claim(outcome, ended.resolve);
+      held.claim = new RunningClaim(outcome, ended.resolve);
       return true;
     }
     if (first === 'duplicate') pipeline.settle(held, { verb: 'ack', delivery: held.delivery }, 'duplicates');
@@ -358,6 +359,6 @@ async function claimFor(
 }
 
 function storeAway(pipeline: Pipeline, held: Held, error: unknown): void {
-  pipeline.storeTrouble(error);
+  if (!WaybillError.is(error, 'CLOSED')) pipeline.storeTrouble(error);
   pipeline.again(held, storeAwayDelay, held.attempt, 'givenBack');
 }

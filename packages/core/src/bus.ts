@@ -31,7 +31,7 @@ import { checkName } from './names.ts';
 import { isRetryable, Patience } from './patience.ts';
 import { PublishQueue } from './publisher.ts';
 import { Stream } from './stream.ts';
-import { compileStart, compileSubscribeOptions } from './subscribe-options.ts';
+import { compileStart, compileSubscribeOptions, type JoinOptions } from './subscribe-options.ts';
 import { Member, type SubscriptionSetup } from './subscription.ts';
 import { type AnyTopic, type Consumer, isConsumer, resolveTopic, type TopicDefinition } from './topic.ts';
 import { Topics } from './topics.ts';
@@ -69,8 +69,6 @@ export interface BusSetup {
 }
 
 type State = 'open' | 'draining' | 'closed';
-
-type JoinOptions = SubscribeOptions & Partial<BatchOptions> & Partial<Pick<InboxOption<unknown>, 'inbox'>>;
 
 /** What of a publish's options counts once it is encoded. */
 interface CarryOptions {
@@ -400,7 +398,8 @@ export class ConnectedBus implements Bus, ConnectionEvents {
     options: CarryOptions,
     since: number,
   ): Promise<OutgoingMessage> {
-    const prepared = this.#prepare(definition, encoded, options, since);
+    // Bounded, whatever it waits for: a schema that hangs must not hold up those behind it for ever.
+    const prepared = this.#inTime(definition, since, this.#prepare(definition, encoded, options, since));
     prepared.catch(() => {});
     const turn = (this.#lines.get(definition.name) ?? Promise.resolve()).then(() => prepared);
     const line: Promise<void> = turn.then(
@@ -411,7 +410,23 @@ export class ConnectedBus implements Bus, ConnectionEvents {
     void line.then(() => {
       if (this.#lines.get(definition.name) === line) this.#lines.delete(definition.name);
     });
-    return turn;
+    return unlessAborted(turn, definition.name, options.signal);
+  }
+
+  /** What the work gives, at the latest when the time of a publish that was called then is up (PUB-06). */
+  #inTime<T>(definition: TopicDefinition, since: number, work: Promise<T>): Promise<T> {
+    const { clock, publishTimeout, adapter } = this.#setup;
+    return new Promise((resolve, reject) => {
+      const giveUp = (): void =>
+        reject(
+          new PublishTimeoutError(
+            `topic "${definition.name}": a publish could not be made ready within ${publishTimeout} ms; it was not sent`,
+            { adapter, cause: this.#interruption, outcome: 'not-sent' },
+          ),
+        );
+      const timer = clock.setTimeout(giveUp, Math.max(0, since + publishTimeout - clock.monotonic()));
+      work.then(resolve, reject).finally(() => timer.cancel());
+    });
   }
 
   async #prepare(
@@ -421,7 +436,7 @@ export class ConnectedBus implements Bus, ConnectionEvents {
     since: number,
   ): Promise<OutgoingMessage> {
     const message = await encoded;
-    const topic = await unlessAborted(this.#ensureForPublish(definition, since), message, options.signal);
+    const topic = await this.#ensureForPublish(definition, since);
     checkOrder(topic, message.key, options);
     return { ...message, topic };
   }
@@ -430,20 +445,16 @@ export class ConnectedBus implements Bus, ConnectionEvents {
     const { clock, publishTimeout, adapter } = this.#setup;
     const until = since + publishTimeout;
     for (;;) {
-      const left = until - clock.monotonic();
       try {
-        return await inTime(clock, left, this.#topics.ensure(definition));
+        return await this.#topics.ensure(definition);
       } catch (error) {
-        const cause = error === outOfTime ? this.#interruption : error;
-        if (error !== outOfTime) {
-          if (!isRetryable(error)) throw error;
-          // The look was begun by an earlier publish, whose time is up; ours may not be.
-          if (clock.monotonic() < until && this.#state !== 'closed') continue;
-        }
-        const why = cause instanceof Error ? cause.message : 'no answer';
+        if (!isRetryable(error)) throw error;
+        // The look was begun by an earlier publish, whose time is up; ours may not be.
+        if (clock.monotonic() < until && this.#state !== 'closed') continue;
+        const why = error instanceof Error ? error.message : String(error);
         throw new PublishTimeoutError(
           `topic "${definition.name}": the broker could not be asked within ${publishTimeout} ms: ${why}`,
-          { adapter, cause, outcome: 'not-sent' },
+          { adapter, cause: error, outcome: 'not-sent' },
         );
       }
     }
@@ -587,10 +598,10 @@ export class ConnectedBus implements Bus, ConnectionEvents {
     this.#state = 'draining';
     await Promise.all([...this.#members.values()].map((member) => member.close({ timeout })));
     await this.#allPublished(until);
-    this.#patience.end();
     await this.#queue.flush(Math.max(0, until - clock.monotonic()));
     this.#queue.close();
     this.#state = 'closed';
+    this.#patience.end();
     await this.#connection.close();
     this.#endClosed();
   }
@@ -637,8 +648,8 @@ function checkHandler(handler: unknown): asserts handler is (...args: never[]) =
   if (typeof handler !== 'function') throw new ConfigError('handler', 'is not a function');
 }
 
-function checkNo(option: 'batch' | 'inbox', belongsTo: string, options: object | undefined): void {
-  if (options !== undefined && option in options) throw new ConfigError(option, `belongs to ${belongsTo}`);
+function checkNo(option: 'batch' | 'inbox', belongsTo: string, options: Partial<JoinOptions> | undefined): void {
+  if (options?.[option] !== undefined) throw new ConfigError(option, `belongs to ${belongsTo}`);
 }
 
 function checkPosition(to: Position): void {
@@ -647,28 +658,13 @@ function checkPosition(to: Position): void {
   throw new ConfigError('to', "write 'latest', 'earliest', a Date or { position }");
 }
 
-/** What `inTime` throws. */
-const outOfTime = Symbol('out of time');
-
-/** What the work gives, or `outOfTime` after so many milliseconds: a lost reply must not hold a publish up (PUB-06). */
-function inTime<T>(clock: Clock, ms: number, work: Promise<T>): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const timer = clock.setTimeout(() => reject(outOfTime), Math.max(0, ms));
-    work.then(resolve, reject).finally(() => timer.cancel());
-  });
-}
-
-/** A look at the broker ends for the caller when he cancels (PUB-07). */
-function unlessAborted<T>(
-  work: Promise<T>,
-  { id, topic }: OutgoingMessage,
-  signal: AbortSignal | undefined,
-): Promise<T> {
+/** A wait for schema and topic ends for the caller when he cancels (PUB-07). */
+function unlessAborted<T>(work: Promise<T>, topic: string, signal: AbortSignal | undefined): Promise<T> {
   if (signal === undefined) return work;
   return new Promise((resolve, reject) => {
     const cancel = (): void =>
       reject(
-        new PublishError(`the publish of message ${id} to topic "${topic.name}" was cancelled before it was sent`, {
+        new PublishError(`a publish to topic "${topic}" was cancelled before it was sent`, {
           outcome: 'not-sent',
           cause: signal.reason,
         }),

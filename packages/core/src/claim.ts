@@ -1,5 +1,5 @@
 /** A message's claim in the idempotency store: it lasts until somebody says how the attempt ended. */
-export class Claim {
+export class RunningClaim {
   /** Resolves once the store has remembered a success, or let go of a failure; rejects when it could not. */
   readonly outcome: Promise<void>;
   /** What was said; the first word counts. */

@@ -1,5 +1,5 @@
 import type { Delivery } from './adapter.ts';
-import type { Claim } from './claim.ts';
+import type { RunningClaim } from './claim.ts';
 import type { WaybillError } from './errors.ts';
 import type { MessageOwner, ReceivedMessage, Verdict } from './message.ts';
 
@@ -39,7 +39,7 @@ export class Held implements MessageOwner {
   /** Set once what was decided about it lets the next of its key start. */
   keyDone = false;
   /** The running attempt's claim, under idempotency. */
-  claim: Claim | undefined;
+  claim: RunningClaim | undefined;
   /** The running attempt's message. */
   message: ReceivedMessage | undefined;
 

@@ -5,55 +5,62 @@ import type { ReceivedMessage } from './message.ts';
 
 /**
  * Runs the handler in the inbox's transaction, inside of the middleware: none of that holds a transaction open, and it
- * sees the failure of a commit as the handler's. What keeps the handler from running, or its transaction from the
- * commit without its fault, is noted on the message.
+ * sees the failure of a commit as the handler's. Why nothing was committed is noted on the message.
  */
 export function withInbox(call: Call, inbox: Inbox<unknown>): Call {
   return async (messages, signal) => {
     const message = messages[0] as ReceivedMessage;
     const { claim } = message;
     if (claim === undefined) throw new Error('an attempt in an inbox has no claim');
-    const refuse = (error: unknown): never => {
-      message.refusal = { error };
-      throw error;
-    };
     let begun = false;
     let cut: AbortSignal | undefined;
     let failure: { readonly error: unknown } | undefined;
+
+    const away = (error: unknown): never => {
+      message.refusal = { away: error };
+      throw error;
+    };
+    const failed = (error: unknown): never => {
+      message.refusal = { failed: error };
+      throw error;
+    };
+    const work = async (tx: unknown, fence: Fence): Promise<boolean> => {
+      // Given up on while it waited for the transaction: somebody else may have the message.
+      if (claim.signal?.aborted) return false;
+      begun = true;
+      cut = fence.signal;
+      message.refusal = undefined;
+      whenPassedOn(fence, message);
+      try {
+        await call(messages, signal, tx);
+      } catch (error) {
+        failure = { error };
+        return false;
+      }
+      if (claim.signal?.aborted || (message.verdict !== undefined && message.verdict.verb !== 'ack')) return false;
+      // An attempt whose time ends before the answer comes may have been committed.
+      message.refusal = { away: new Error('the commit was not confirmed') };
+      return true;
+    };
+
     // Until the work begins: an attempt that runs out of time has not been the handler's.
-    message.refusal = { error: new Error('it does not answer') };
-    const outcome = await inbox
-      .run(claim, async (tx, fence) => {
-        // Given up on while it waited for the transaction: somebody else may have the message.
-        if (claim.signal?.aborted) return false;
-        begun = true;
-        cut = fence.signal;
-        message.refusal = undefined;
-        whenPassedOn(fence, message);
-        try {
-          await call(messages, signal, tx);
-          return !claim.signal?.aborted && (message.verdict === undefined || message.verdict.verb === 'ack');
-        } catch (error) {
-          failure = { error };
-          return false;
-        }
-      })
-      .catch((error: unknown): never => {
-        if (!begun || WaybillError.is(error, 'CONNECTION')) return refuse(error);
-        throw error;
-      });
-    if (failure !== undefined && cut?.aborted) return refuse(failure.error);
-    if (failure !== undefined) throw failure.error;
-    if (outcome === 'busy') {
+    message.refusal = { away: new Error('it does not answer') };
+    const outcome = await inbox.run(claim, work).catch((error: unknown): never => {
+      // Neither a begin nor a connection that is lost is the handler's fault.
+      return !begun || cut?.aborted || WaybillError.is(error, 'CONNECTION') ? away(error) : failed(error);
+    });
+    if (outcome === 'ran') {
+      message.refusal = undefined;
+    } else if (outcome === 'duplicate') {
+      message.refusal = outcome;
+    } else if (outcome === 'busy') {
       message.refusal = outcome;
       throw new LeaseLostError(`message ${message.id} is being handled by another member`);
-    }
-    if (outcome === 'duplicate') message.refusal = outcome;
-    // Rolled back although nobody said so: the attempt was given up on before its handler returned.
-    else if (outcome === 'failed' && (message.verdict === undefined || message.verdict.verb === 'ack')) {
-      return refuse(
-        claim.signal?.reason ?? new LeaseLostError(`the transaction of message ${message.id} was rolled back`),
-      );
+    } else if (failure !== undefined) {
+      return cut?.aborted ? away(failure.error) : failed(failure.error);
+    } else if (message.verdict === undefined || message.verdict.verb === 'ack') {
+      // Rolled back although nobody said so: the attempt was given up on before its handler returned.
+      return away(claim.signal?.reason ?? new LeaseLostError(`the transaction of ${message.id} was rolled back`));
     }
   };
 }

@@ -11,10 +11,11 @@ export type Verdict =
   | { readonly verb: 'reject'; readonly error: unknown };
 
 /**
- * Why an inbox did not let the handler run, or not commit: it has been handled, it is being handled, or the database
- * could not be asked.
+ * Why nothing is committed in an inbox, though nobody decided so: it has been handled, it is being handled, the
+ * database could not be asked or has not answered, or the attempt failed. What is not committed is not acked, whatever
+ * middleware makes of it.
  */
-export type Refusal = 'duplicate' | 'busy' | { readonly error: unknown };
+export type Refusal = 'duplicate' | 'busy' | { readonly away: unknown } | { readonly failed: unknown };
 
 /** What a message asks of the delivery it stands for. */
 export interface MessageOwner {
@@ -39,7 +40,7 @@ export class ReceivedMessage<T = unknown> implements Message<T> {
   verdict: Verdict | undefined;
   /** Under an inbox: what the attempt claims. */
   claim: Claim | undefined;
-  /** Under an inbox: why the attempt came to nothing, though nobody decided so. */
+  /** Under an inbox, once its handler has begun or been refused. */
   refusal: Refusal | undefined;
   /** Called once, when nothing more can be decided: it is decided, or not ours any more. For streams. */
   whenDecided: (() => void) | undefined;

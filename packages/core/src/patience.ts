@@ -1,5 +1,5 @@
 import { type Clock, sleep } from './clock.ts';
-import { WaybillError } from './errors.ts';
+import { ConnectionError, WaybillError } from './errors.ts';
 import { backOff } from './retry.ts';
 
 /** Lets a bus wait for its connection: woken when it is back, and given up when the bus closes. */
@@ -29,6 +29,19 @@ export class Patience {
         await sleep(this.#clock, Math.min(backOff(tries, { initial: 50, max: 2_000 }), left), this.#round.signal);
       }
     }
+  }
+
+  /**
+   * The answer, or after so many milliseconds an error that is worth another try: a lost reply must not hold up for
+   * ever whoever shares the question.
+   */
+  within<T>(ms: number, answer: Promise<T>): Promise<T> {
+    return new Promise((resolve, reject) => {
+      const giveUp = (): void =>
+        reject(new ConnectionError(`the broker did not answer within ${ms} ms`, { retryable: true }));
+      const timer = this.#clock.setTimeout(giveUp, ms);
+      answer.then(resolve, reject).finally(() => timer.cancel());
+    });
   }
 
   /** The connection is back: whoever waits asks at once. */

@@ -22,6 +22,8 @@ export const laneWindow = 256;
 export const maxWaiting = 1_000;
 /** Settlements that may be on their way; above it no handler is started, so a broker that stalls stalls us. */
 const maxSettling = 10_000;
+/** Milliseconds after its last failure for which the idempotency store counts as away. */
+const storeTroubleLasts = 15_000;
 /** Bytes of bodies in hand; one message may always be held. */
 export const handBytes = 32 * 1024 * 1024;
 
@@ -108,7 +110,7 @@ export class Pipeline implements HeldBy {
   #drainUntil = Number.POSITIVE_INFINITY;
   #drainTimer: Timer | undefined;
   #outOfTime = false;
-  #storeTrouble: string | undefined;
+  #storeTrouble: { readonly text: string; readonly at: number } | undefined;
   #gatheringSince: number | undefined;
   #watchers: (() => void)[] = [];
 
@@ -181,7 +183,7 @@ export class Pipeline implements HeldBy {
     if (this.#waiting.size >= maxWaiting) {
       return `${maxWaiting} messages wait for their retry in this member; nothing more is fetched meanwhile`;
     }
-    return this.#settler.trouble ?? this.#storeTrouble;
+    return this.#settler.trouble ?? this.#lastingStoreTrouble;
   }
 
   /** The idempotency store or inbox could not be asked (IDEM-06); `undefined` once it answers again. */
@@ -192,8 +194,17 @@ export class Pipeline implements HeldBy {
     }
     const what = this.setup.settings.inbox === undefined ? 'idempotency store' : 'inbox';
     const text = `the ${what} fails: ${error instanceof Error ? error.message : String(error)}`;
-    if (this.#storeTrouble === undefined) this.setup.logger.warn(`${this.what}: ${text}; messages are given back`);
-    this.#storeTrouble = text;
+    if (this.#lastingStoreTrouble === undefined) {
+      this.setup.logger.warn(`${this.what}: ${text}; messages are given back`);
+    }
+    this.#storeTrouble = { text, at: this.setup.clock.monotonic() };
+  }
+
+  /** Somebody else may have got what was given back: without another failure nobody here would ever see that all is well. */
+  get #lastingStoreTrouble(): string | undefined {
+    if (this.#storeTrouble === undefined) return undefined;
+    const { text, at } = this.#storeTrouble;
+    return this.setup.clock.monotonic() - at < storeTroubleLasts ? text : undefined;
   }
 
   get inFlight(): number {

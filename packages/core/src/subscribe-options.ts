@@ -55,6 +55,9 @@ const optionNames = [
   'batch',
 ] as const;
 
+/** What `subscribe` and `subscribeBatch` take, as it is at run time. */
+export type JoinOptions = SubscribeOptions & Partial<BatchOptions> & Partial<Pick<InboxOption<unknown>, 'inbox'>>;
+
 export interface SubscribeDefaults {
   readonly adapter: string;
   readonly capabilities: Capabilities;
@@ -64,10 +67,7 @@ export interface SubscribeDefaults {
 }
 
 /** @throws ConfigError naming the option; UnsupportedError where the broker has no way */
-export function compileSubscribeOptions(
-  options: SubscribeOptions & Partial<BatchOptions> & Partial<Pick<InboxOption<unknown>, 'inbox'>>,
-  defaults: SubscribeDefaults,
-): SubscriptionSettings {
+export function compileSubscribeOptions(options: JoinOptions, defaults: SubscribeDefaults): SubscriptionSettings {
   if (typeof options !== 'object' || options === null) throw new ConfigError('options', 'group or broadcast is needed');
   checkOptions(options, optionNames, '');
   const { adapter, capabilities } = defaults;
@@ -134,13 +134,7 @@ function compileIdempotency(
   return store && compileStore('idempotency', 'an idempotency store', store);
 }
 
-function compileInbox({
-  inbox,
-  idempotency,
-  batch,
-}: Partial<Pick<InboxOption<unknown>, 'inbox'>> & Pick<SubscribeOptions, 'idempotency'> & Partial<BatchOptions>):
-  | CompiledIdempotency<Inbox<unknown>>
-  | undefined {
+function compileInbox({ inbox, idempotency, batch }: JoinOptions): CompiledIdempotency<Inbox<unknown>> | undefined {
   if (inbox === undefined) return undefined;
   if (idempotency !== undefined) throw new ConfigError('inbox', 'stands instead of idempotency; give one of the two');
   if (batch !== undefined) throw new ConfigError('inbox', 'belongs to subscribe: each message has its own transaction');
@@ -152,6 +146,7 @@ function compileStore<Store extends { run: unknown }>(
   what: string,
   given: Store | IdempotencyOptions<Store>,
 ): CompiledIdempotency<Store> {
+  if (typeof given !== 'object' || given === null) throw new ConfigError(field, `is not ${what}`);
   const options = 'store' in given ? given : { store: given };
   checkOptions(options, ['store', 'key', 'window', 'epoch', 'unidentified'], field);
   if (typeof options.store?.run !== 'function') throw new ConfigError(`${field}.store`, `is not ${what}`);

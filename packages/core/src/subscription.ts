@@ -23,7 +23,7 @@ const alonePulse = 1_000;
 /** So many failures in a row of `receive` are no passing trouble any more. */
 const passing = 3;
 /** Milliseconds after which a `receive` that has not failed is taken to work again. */
-const calm = 1_000;
+const calm = 10_000;
 
 const defaultCloseTimeout = 25_000;
 
@@ -88,6 +88,7 @@ export class Member implements Subscription, ReceiverEvents {
   async pause(): Promise<void> {
     this.#checkOpen();
     this.#wish = 'paused';
+    this.#fetchTrouble = undefined;
     this.#pipeline?.pause();
     this.#finishFetch();
     if (this.#state === 'running') this.#go('paused');
@@ -221,10 +222,12 @@ export class Member implements Subscription, ReceiverEvents {
         failures = 0;
         if (deliveries !== undefined && deliveries.length > 0) this.#pipeline?.take(deliveries);
       } catch (error) {
+        waits?.cancel();
         failures++;
         logger.debug(`${this.#what}: receive failed, tried again`, { error });
-        if (failures === passing) this.#fetchesNot(error);
-        await sleep(clock, backOff(failures, { initial: 50, max: 5_000 }), this.#finish.signal);
+        if (failures >= passing) this.#fetchesNot(error);
+        // A close that came meanwhile has ended the wait before it began.
+        if (this.#lives()) await sleep(clock, backOff(failures, { initial: 50, max: 5_000 }), this.#finish.signal);
       } finally {
         waits?.cancel();
       }
@@ -234,8 +237,9 @@ export class Member implements Subscription, ReceiverEvents {
   /** An adapter tells of a connection that is away; a broker that answers and refuses is seen only here. */
   #fetchesNot(error: unknown): void {
     const reason = error instanceof Error ? error.message : String(error);
+    const known = this.#fetchTrouble !== undefined;
     this.#fetchTrouble = `nothing can be received: ${reason}`;
-    this.#setup.logger.warn(`${this.#what}: ${this.#fetchTrouble}`);
+    if (!known) this.#setup.logger.warn(`${this.#what}: ${this.#fetchTrouble}`);
   }
 
   #fetches(): void {

@@ -98,7 +98,8 @@ export class Topics {
   }
 
   #ask<T>(ask: () => Promise<T>): Promise<T> {
-    return this.#setup.patience.ask(this.#setup.timeout, ask);
+    const { patience, timeout } = this.#setup;
+    return patience.ask(timeout, () => patience.within(timeout, ask()));
   }
 
   #compare({ name, ordered, lanes }: TopicDefinition, info: TopicInfo): void {

@@ -2,7 +2,7 @@ import { afterEach, describe, expect, test, vi } from 'vitest';
 import { connect } from '../src/connect.ts';
 import { ConfigError, ConnectionError } from '../src/errors.ts';
 import type { Claim, Inbox } from '../src/idempotency.ts';
-import type { Bus, BusOptions, Message, Subscription } from '../src/types.ts';
+import type { Bus, BusOptions, ConsumeMiddleware, Message, Subscription } from '../src/types.ts';
 
 /** A list that commits at once what a handler has added to it, and forgets it otherwise. */
 interface Tx {
@@ -228,6 +228,48 @@ describe('a subscription with an inbox (IDEM-05)', () => {
       throw new Error('connection terminated');
     });
     await bus.publish('t', 1);
+    await until(() => subscription.stats().acked === 1, subscription);
+    expect(attempts).toEqual([1, 1]);
+  });
+
+  test.each([true, false])(
+    'what is not committed is not acked, though middleware swallows the error (ack(): %s)',
+    async (acks) => {
+      const inbox = new ListInbox();
+      inbox.commitFails = [
+        new ConnectionError('the connection was lost', { adapter: 'list' }),
+        new Error('deferred constraint'),
+      ];
+      const swallow: ConsumeMiddleware = (_, next) => next().catch(() => {});
+      const bus = await open({ middleware: { consume: [swallow] } });
+      const subscription = await bus.subscribe('t', { group: 'g', inbox, retry }, async (message: Message, tx: Tx) => {
+        tx.add(`by attempt ${message.attempt}`);
+        if (acks) await message.ack();
+      });
+      await bus.publish('t', 1);
+      await until(() => subscription.stats().acked === 1, subscription);
+      expect(inbox.committed).toEqual(['by attempt 2']);
+      expect(subscription.stats()).toMatchObject({ givenBack: 1, retried: 1 });
+    },
+  );
+
+  test('a commit that is never answered uses no attempt, and health says so', async () => {
+    const bus = await open();
+    const list = new ListInbox();
+    let hangs = true;
+    const inbox: Inbox<Tx> = {
+      async run(claim, work) {
+        const outcome = await list.run({ ...claim, key: `${claim.key}${hangs}` }, work);
+        return hangs ? new Promise<never>(() => {}) : outcome;
+      },
+    };
+    const attempts: number[] = [];
+    const options = { group: 'g', inbox, timeout: 100, retry: { attempts: 1 } };
+    const subscription = await bus.subscribe('t', options, (message: Message) => attempts.push(message.attempt));
+    await bus.publish('t', 1);
+    await until(() => subscription.stats().givenBack === 1, subscription);
+    expect((await bus.health()).status).toBe('degraded');
+    hangs = false;
     await until(() => subscription.stats().acked === 1, subscription);
     expect(attempts).toEqual([1, 1]);
   });

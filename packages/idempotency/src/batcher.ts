@@ -95,6 +95,8 @@ export class Batcher<T, R> {
           this.#open.delete(item);
           item.reject(new ConnectionError(`the store has not answered within ${timeout} ms`));
         }
+        // What was never sent must not pile up behind a question that hangs.
+        this.#waiting = this.#waiting.filter((item) => this.#open.has(item));
         this.#watch();
       },
       Math.max(1, Math.ceil(oldest.since + timeout - clock.monotonic())),

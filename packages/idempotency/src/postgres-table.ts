@@ -1,4 +1,4 @@
-import type { SqlDatabase } from '@waybill/sql';
+import { indexName, type SqlDatabase } from '@waybill/sql';
 import { again, inOrder, type Versions } from './sql-store.ts';
 import { type Answer, type ClaimTable, readable, type Wanted } from './table.ts';
 
@@ -12,14 +12,9 @@ export const postgresVersions: Versions = (table, { table: name = 'waybill_idemp
   done boolean NOT NULL,
   ends_at timestamptz NOT NULL
 )`,
-    `CREATE INDEX IF NOT EXISTS ${indexName(name)} ON ${table} (ends_at)`,
+    `CREATE INDEX IF NOT EXISTS ${indexName('postgres', name, 'ends_at')} ON ${table} (ends_at)`,
   ],
 ];
-
-/** In PostgreSQL an index stands in the schema of its table, and a name that is too long is cut. */
-function indexName(table: string): string {
-  return `"${table.replaceAll('"', '""').slice(0, 50)}_ends_at"`;
-}
 
 /** Texts of a list are one array each, so that the statement is the same for any number of them. */
 export function postgresTable(database: SqlDatabase, table: string): ClaimTable {

@@ -1,8 +1,8 @@
-import type { SqlDatabase, SqlRunner } from '@waybill/sql';
+import { indexName, type SqlDatabase, type SqlRunner } from '@waybill/sql';
 import type { Versions } from './sql-store.ts';
 import { type Answer, type ClaimTable, readable, type Wanted } from './table.ts';
 
-export const sqliteVersions: Versions = (table) => [
+export const sqliteVersions: Versions = (table, { table: name = 'waybill_idempotency' }) => [
   [
     `CREATE TABLE IF NOT EXISTS ${table} (
   id blob NOT NULL PRIMARY KEY,
@@ -12,7 +12,7 @@ export const sqliteVersions: Versions = (table) => [
   done integer NOT NULL,
   ends_at real NOT NULL
 ) WITHOUT ROWID`,
-    `CREATE INDEX IF NOT EXISTS ${table.slice(0, -1)}_ends_at" ON ${table} (ends_at)`,
+    `CREATE INDEX IF NOT EXISTS ${indexName('sqlite', name, 'ends_at')} ON ${table} (ends_at)`,
   ],
 ];
 

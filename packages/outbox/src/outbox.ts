@@ -25,7 +25,7 @@ import { backlogOf } from './backlog.ts';
 import { carryOut, checkLimit, peekDead } from './dead.ts';
 import { compileRelayOptions } from './relay/options.ts';
 import { OutboxRelay } from './relay/relay.ts';
-import { valuesOf } from './row.ts';
+import { checkStorable, valuesOf } from './row.ts';
 import type { Statements, Tables } from './statements.ts';
 import type { DeadMessage, DeadSelection, Outbox, OutboxOptions, OutboxStatus, Relay, RelayOptions } from './types.ts';
 
@@ -99,7 +99,10 @@ class SqlOutbox<Tx> implements Outbox<Tx> {
     const results = await Promise.all(
       items.map(async ({ data, ...options }, at): Promise<PublishResult> => {
         try {
-          const keep = (message: EncodedMessage): Promise<Receipt> => gathered.add(at, message);
+          const keep = async (message: EncodedMessage): Promise<Receipt> => {
+            checkStorable(message);
+            return gathered.add(at, message);
+          };
           return { ok: true, receipt: await publishTo(keep, topic, data, options, this.#encoding) };
         } catch (error) {
           if (WaybillError.is(error)) return { ok: false, error };
@@ -166,6 +169,7 @@ class SqlOutbox<Tx> implements Outbox<Tx> {
 
   async #keep(runner: SqlRunner, message: EncodedMessage, signal: AbortSignal | undefined): Promise<Receipt> {
     signal?.throwIfAborted();
+    checkStorable(message);
     await runner.run(this.#insertOne, valuesOf(message));
     this.#stir();
     return { id: message.id };

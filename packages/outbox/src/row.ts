@@ -1,3 +1,4 @@
+import { InvalidMessageError } from '@waybill/core/adapter';
 import type { EncodedMessage, TopicDeclaration } from '@waybill/core/outbox';
 import type { SqlValue } from '@waybill/sql';
 import { anyLane, laneOf } from './lanes.ts';
@@ -21,6 +22,13 @@ export const columns = [
 
 export type Column = (typeof columns)[number];
 
+/** @throws InvalidMessageError for a text with a zero in it: PostgreSQL has no place for one, so no outbox takes it */
+export function checkStorable({ id, key, type }: EncodedMessage): void {
+  checkZeros('id', id);
+  checkZeros('key', key);
+  checkZeros('type', type);
+}
+
 /** Times as milliseconds since 1970; a dialect writes them as it keeps them. */
 export function valuesOf(message: EncodedMessage): readonly SqlValue[] {
   const { topic, key, headers } = message;
@@ -40,6 +48,11 @@ export function valuesOf(message: EncodedMessage): readonly SqlValue[] {
     message.deliverAt ?? null,
     message.expiresAt ?? null,
   ];
+}
+
+function checkZeros(field: string, text: string | undefined): void {
+  if (text?.includes('\0'))
+    throw new InvalidMessageError(field, 'holds a zero character, which a database cannot keep');
 }
 
 function hasSome(headers: Readonly<Record<string, string>>): boolean {

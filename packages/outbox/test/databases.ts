@@ -53,6 +53,9 @@ export interface Server {
 export type DatabaseName = 'sqlite' | 'postgres' | 'mysql';
 export const databaseNames: readonly DatabaseName[] = ['sqlite', 'postgres', 'mysql'];
 
+/** What a migration leaves besides its tables. */
+const forget = (table: string): string => `DELETE FROM waybill_schema_versions WHERE name LIKE 'outbox ${table}%'`;
+
 let count = 0;
 const newTable = (): string => `outbox_${process.pid}_${++count}`;
 const suffixes = ['', '_lanes', '_relays'] as const;
@@ -188,6 +191,7 @@ async function startPostgres(): Promise<Server> {
         async close() {
           for (const one of clients) one.release(true);
           for (const suffix of suffixes) await pool.query(`DROP TABLE IF EXISTS ${table}${suffix}`);
+          await pool.query(forget(table));
           await pool.end();
         },
       };
@@ -237,6 +241,7 @@ async function startMysql(): Promise<Server> {
         async close() {
           for (const one of connections) one.destroy();
           for (const suffix of suffixes) await pool.query(`DROP TABLE IF EXISTS ${table}${suffix}`);
+          await pool.query(forget(table));
           await pool.end();
         },
       };

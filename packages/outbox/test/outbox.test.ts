@@ -5,6 +5,8 @@ import type { Relay, RelayOptions } from '../src/types.ts';
 import { away, refused, type TestBus, testBus } from './broker.ts';
 import { databaseNames, type Rig, type Server, startDatabase } from './databases.ts';
 
+vi.setConfig({ testTimeout: 60_000, hookTimeout: 60_000 });
+
 /** Short times, so that a test need not wait long. */
 const quick: RelayOptions = {
   pollInterval: 100,
@@ -127,6 +129,7 @@ describe.each(databaseNames)('outbox on %s', (name) => {
     await expect(rig.outbox.publish(tx, Strict, { n: 1 }, { delay: 5 })).rejects.toMatchObject({ field: 'delay' });
     await expect(rig.outbox.publish(tx, 'no good name', {})).rejects.toMatchObject({ code: 'CONFIG' });
     await expect(rig.outbox.publish(tx, 'a', {}, { nonsense: 1 } as never)).rejects.toMatchObject({ code: 'CONFIG' });
+    await expect(rig.outbox.publish(tx, 'a', {}, { key: 'a\0b' })).rejects.toMatchObject({ field: 'key' });
     await expect(rig.outbox.publish(tx, 'a', {}, { headers: { 'waybill-x': '1' } })).rejects.toMatchObject({
       code: 'INVALID_MESSAGE',
     });

@@ -11,13 +11,10 @@ export interface DrizzleTx {
 }
 
 /** A database of `drizzle-orm/node-postgres` on a pool. */
-export interface DrizzleDatabase {
+export interface DrizzleDatabase<Tx> {
   readonly $client: Pool;
-  transaction(work: (tx: never) => Promise<unknown>): Promise<unknown>;
+  transaction<T>(work: (tx: Tx) => Promise<T>): Promise<T>;
 }
-
-/** What the `transaction` of a database hands over. */
-export type DrizzleTxOf<Db extends DrizzleDatabase> = Parameters<Parameters<Db['transaction']>[0]>[0];
 
 export interface DrizzleOptions extends LibraryOptions {}
 
@@ -28,14 +25,14 @@ export interface DrizzleOptions extends LibraryOptions {}
  * @throws ConfigError for what is not such a database, or one on a single client
  */
 export function drizzleAdapter(): SqlClient<DrizzleTx>;
-export function drizzleAdapter<Db extends DrizzleDatabase>(
-  db: Db,
+export function drizzleAdapter<Tx extends DrizzleTx>(
+  db: DrizzleDatabase<Tx>,
   options?: DrizzleOptions,
-): SqlTransactions<DrizzleTxOf<Db>>;
-export function drizzleAdapter(
-  db?: DrizzleDatabase,
+): SqlTransactions<Tx>;
+export function drizzleAdapter<Tx extends DrizzleTx>(
+  db?: DrizzleDatabase<Tx>,
   options: DrizzleOptions = {},
-): SqlClient<DrizzleTx> | SqlTransactions<DrizzleTx> {
+): SqlClient<DrizzleTx> | SqlTransactions<Tx> {
   if (db === undefined) return { name: 'drizzle', runner };
   if (typeof db?.transaction !== 'function' || typeof db.$client !== 'object') {
     throw new ConfigError('db', 'is not a database of drizzle-orm/node-postgres');
@@ -48,9 +45,9 @@ export function drizzleAdapter(
     dialect: 'postgres',
     maxConnections: maxConnectionsOf(options, db.$client.options.max),
     runner,
-    transaction: transactionsOf<DrizzleTx>({
+    transaction: transactionsOf<Tx>({
       begin: (inside) =>
-        db.transaction((tx: DrizzleTx) => {
+        db.transaction((tx) => {
           const session = sessionOf(tx);
           session.client = new Lent(session.client as PoolClient) as unknown as RawClient;
           return inside(tx);

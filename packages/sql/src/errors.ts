@@ -25,7 +25,8 @@ const network = /^(ECONN\w+|EPIPE|ETIMEDOUT|ENOTFOUND|EAI_AGAIN|EHOSTUNREACH|ENE
 /** What `pg` says without a code. */
 const pgAway =
   /^(Connection terminated|Client (has encountered|was closed)|timeout (exceeded|expired)|Query read timeout)/;
-const mysqlAway = /^(PROTOCOL_|ER_SERVER_SHUTDOWN$|ER_NORMAL_SHUTDOWN$|ER_CONNECTION_KILLED$|ER_CON_COUNT_ERROR$)/;
+const mysqlAway =
+  /^(PROTOCOL_|ER_SERVER_SHUTDOWN$|ER_NORMAL_SHUTDOWN$|ER_CONNECTION_KILLED$|ER_CLIENT_INTERACTION_TIMEOUT$|ER_CON_COUNT_ERROR$|ER_TOO_MANY_USER_CONNECTIONS$|ER_USER_LIMIT_REACHED$)/;
 const mysqlPool = /^(Queue limit reached|No connections available|Pool is closed)|closed state/;
 
 function isAway(dialect: Dialect, facts: Facts): boolean {

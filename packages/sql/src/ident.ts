@@ -1,3 +1,4 @@
+import { hash } from 'node:crypto';
 import { ConfigError } from '@waybill/core/adapter';
 import type { Dialect } from './sql.ts';
 
@@ -15,6 +16,17 @@ export function ident(dialect: Dialect, name: string, field = 'table'): string {
     throw new ConfigError(field, `${JSON.stringify(name)} is not a name of 1 to ${longest} bytes`);
   }
   return dialect === 'mysql' ? `\`${name.replaceAll('`', '``')}\`` : `"${name.replaceAll('"', '""')}"`;
+}
+
+/**
+ * The quoted name of an index, from its table and a suffix. PostgreSQL cuts names that are too long, and its indexes share
+ * their names with the tables of a schema; so a long one ends with a hash instead of its tail.
+ */
+export function indexName(dialect: Dialect, table: string, suffix: string): string {
+  const name = `${table}_${suffix}`;
+  if (Buffer.byteLength(name) <= longest) return ident(dialect, name);
+  // Of no more than three bytes a unit.
+  return ident(dialect, `${table.slice(0, 10).toWellFormed()}_${hash('sha1', table, 'hex').slice(0, 12)}_${suffix}`);
 }
 
 /** A table as statements name it: quoted, and with its schema where one is given (on MySQL that is the database). */

@@ -1,4 +1,4 @@
 export { isLockTimeout, isTransient, sqlError } from './errors.ts';
-export { ident, literal, qualified } from './ident.ts';
+export { ident, indexName, literal, qualified } from './ident.ts';
 export { type MigrateResult, migrate, type Schema, schemaSql } from './migrate.ts';
 export type * from './sql.ts';

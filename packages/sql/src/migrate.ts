@@ -1,4 +1,5 @@
-import { ConfigError } from '@waybill/core/adapter';
+import { ConfigError, ConnectionError } from '@waybill/core/adapter';
+import { isLockTimeout } from './errors.ts';
 import { literal, qualified } from './ident.ts';
 import type { Dialect, SqlDatabase, SqlRunner } from './sql.ts';
 
@@ -73,11 +74,8 @@ function preparation(dialect: Dialect, { schema }: Schema): readonly string[] {
   if (dialect !== 'postgres' || schema === undefined) return [create];
   // Not CREATE SCHEMA IF NOT EXISTS alone: that asks for the privilege to create one also where it is there.
   const name = literal(dialect, schema);
-  const quoted = qualified(dialect, schema);
-  return [
-    `DO $waybill$ BEGIN IF NOT EXISTS (SELECT FROM pg_namespace WHERE nspname = ${name}) THEN CREATE SCHEMA ${quoted}; END IF; END $waybill$`,
-    create,
-  ];
+  const make = `BEGIN IF NOT EXISTS (SELECT FROM pg_namespace WHERE nspname = ${name}) THEN CREATE SCHEMA ${qualified(dialect, schema)}; END IF; END`;
+  return [`DO ${literal(dialect, make)}`, create];
 }
 
 function noteVersion(dialect: Dialect, { name, schema }: Schema, version: number): string {
@@ -104,16 +102,24 @@ function refuseNewer({ name, versions }: Schema, found: number): void {
 async function underLock<T>(dialect: Dialect, tx: SqlRunner, work: () => Promise<T>): Promise<T> {
   if (dialect === 'sqlite') return work();
   if (dialect === 'postgres') {
+    // Whatever the default is: behind the lock, what the other process has made must be seen.
+    await tx.run('SET TRANSACTION ISOLATION LEVEL READ COMMITTED');
     await tx.run(`SET LOCAL lock_timeout = '${patience}s'`);
-    await tx.run("SELECT pg_advisory_xact_lock(hashtext('waybill migrate'))");
+    await tx.run("SELECT pg_advisory_xact_lock(hashtext('waybill migrate'))").catch((error: unknown) => {
+      throw isLockTimeout(dialect, error) ? tooLong(dialect, error) : error;
+    });
     return work();
   }
   const { rows } = await tx.run(`SELECT GET_LOCK('waybill migrate', ${patience}) AS got`);
-  if (Number(rows[0]?.['got']) !== 1) throw new Error(`another process has been migrating for ${patience} seconds`);
+  if (Number(rows[0]?.['got']) !== 1) throw tooLong(dialect);
   try {
     return await work();
   } finally {
     // A connection that broke has let go of it.
     await tx.run("DO RELEASE_LOCK('waybill migrate')").catch(() => {});
   }
+}
+
+function tooLong(dialect: Dialect, cause?: unknown): ConnectionError {
+  return new ConnectionError(`another process has been migrating for ${patience} seconds`, { adapter: dialect, cause });
 }

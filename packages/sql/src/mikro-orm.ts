@@ -1,5 +1,5 @@
 import type { EntityManager } from '@mikro-orm/core';
-import { ConfigError, checkOptions } from '@waybill/core/adapter';
+import { ConfigError, checkOptions, WaybillError } from '@waybill/core/adapter';
 import { commitKysely, type KyselyTx, kyselyRunner, spoilKysely } from './kysely.ts';
 import { endedByHandler, type LibraryOptions, maxConnectionsOf, notOpen, transactionsOf } from './library.ts';
 import type { SqlClient, SqlRunner, SqlTransactions } from './sql.ts';
@@ -45,8 +45,11 @@ export function mikroOrmAdapter<Em extends EntityManager>(
           });
         } finally {
           const context = handed && begun.get(handed);
-          // Without it, what the handler does later would go to the pool and commit by itself.
-          if (context !== undefined) handed?.setTransactionContext(context);
+          if (context !== undefined) {
+            // Without it, what the handler does later would go to the pool and commit by itself.
+            handed?.setTransactionContext(context);
+            await freeBroken(context);
+          }
         }
       },
       async commit(tx) {
@@ -79,4 +82,31 @@ function runner(em: EntityManager): SqlRunner {
 
 function contextOf(em: EntityManager): KyselyTx | undefined {
   return em.getTransactionContext<KyselyTx>();
+}
+
+/** A controlled transaction of Kysely. */
+interface Controlled extends KyselyTx {
+  readonly isCommitted: boolean;
+  readonly isRolledBack: boolean;
+  getExecutor(): {
+    provideConnection<T>(use: (connection: { executeQuery: () => Promise<unknown> }) => T): Promise<T>;
+  };
+  rollback(): { execute(): Promise<void> };
+}
+
+/**
+ * The Kysely of MikroORM 7.2 never releases a connection that broke, because its rollback fails: the pool would become
+ * smaller each time. Newer versions of Kysely do.
+ */
+async function freeBroken(context: KyselyTx): Promise<void> {
+  const transaction = context as Controlled;
+  if (transaction.isCommitted || transaction.isRolledBack) return;
+  const alive = await kyselyRunner(transaction)
+    .run('SELECT 1')
+    .catch((error: unknown) => error);
+  if (!WaybillError.is(alive, 'CONNECTION')) return;
+  await transaction.getExecutor().provideConnection((connection) => {
+    connection.executeQuery = async () => ({ rows: [] });
+  });
+  await transaction.rollback().execute();
 }

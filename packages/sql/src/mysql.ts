@@ -2,8 +2,10 @@ import { ConfigError, ConnectionError, systemClock } from '@waybill/core/adapter
 import type { Pool as CallbackPool } from 'mysql2';
 import type { Connection, Pool, PoolConnection, ResultSetHeader } from 'mysql2/promise';
 import { sqlError } from './errors.ts';
+import { unlessGivenUp } from './given-up.ts';
 import { literal } from './ident.ts';
 import type { SqlClient, SqlDatabase, SqlResult, SqlRunner, SqlTransactions, SqlValue } from './sql.ts';
+import { Turns } from './turns.ts';
 
 /** A connection of `mysql2/promise` with a transaction open, or what an inbox hands to its handler. A pool does not fit. */
 export interface MysqlTx extends Pick<Connection, 'query' | 'execute'> {
@@ -91,8 +93,12 @@ function runner(tx: MysqlTx): SqlRunner {
   };
 }
 
+async function statusOf(tx: Pick<Connection, 'query'>): Promise<number> {
+  return ((await ask(tx, 'DO 0')) as ResultSetHeader).serverStatus;
+}
+
 async function isOpen(tx: MysqlTx): Promise<boolean> {
-  const { serverStatus } = (await ask(tx, 'DO 0')) as ResultSetHeader;
+  const serverStatus = await statusOf(tx);
   // Without autocommit the next statement begins one.
   return (serverStatus & inTransaction) !== 0 || (serverStatus & autocommit) === 0;
 }
@@ -149,10 +155,14 @@ async function runWithin(
  * prepared statements cost a second round trip for every new number of rows.
  */
 function fill(text: string, values: readonly SqlValue[]): string {
-  const parts = text.split('?');
-  if (parts.length !== values.length + 1)
-    throw new Error(`${values.length} values for ${parts.length - 1} placeholders`);
-  return parts.reduce((filled, part, at) => `${filled}${show(values[at - 1] as SqlValue)}${part}`);
+  let count = 0;
+  // A name in back-ticks may hold a question mark.
+  const filled = text.replace(/`[^`]*`|\?/g, (found) => {
+    if (found !== '?') return found;
+    return show(values[count++] ?? null);
+  });
+  if (count !== values.length) throw new Error(`${values.length} values for ${count} placeholders`);
+  return filled;
 }
 
 function show(value: SqlValue): string {
@@ -164,15 +174,25 @@ function show(value: SqlValue): string {
 }
 
 const ended = 'its transaction has ended; await all of its queries in the handler';
+const endedByHandler =
+  'the handler has ended the transaction itself, by COMMIT, ROLLBACK or DDL; leave that to the inbox';
+const rolledBack =
+  'an error has rolled back the whole transaction, as a deadlock does; let such errors out of the handler';
 
-/** The connection of a handler: dead once its transaction has ended, so that it never reaches the connection's next user. */
+/**
+ * The connection of a handler: dead once its transaction has ended, so that it never reaches the connection's next user,
+ * and so that nothing commits by itself. For that, its statements go out one after the other.
+ */
 class Handle implements MysqlTx {
-  /** Whether an answer said that no transaction was open any more: a COMMIT, a ROLLBACK, or a statement that implies one. */
-  left = false;
+  /** Why no transaction is open any more, where an answer said so. */
+  left: string | undefined;
+  readonly #turns = new Turns();
+  readonly #whole: boolean;
   #connection: PoolConnection | undefined;
 
-  constructor(connection: PoolConnection) {
+  constructor(connection: PoolConnection, whole: boolean) {
     this.#connection = connection;
+    this.#whole = whole;
   }
 
   end(): void {
@@ -182,26 +202,39 @@ class Handle implements MysqlTx {
   /** @throws ConfigError when the transaction has ended */
   check(): PoolConnection {
     if (this.#connection === undefined) throw new ConfigError('tx', ended);
+    if (this.#whole && this.left !== undefined) throw new ConfigError('tx', this.left);
     return this.#connection;
   }
 
   query: Connection['query'] = ((...args: unknown[]) => this.#pass('query', args)) as never;
   execute: Connection['execute'] = ((...args: unknown[]) => this.#pass('execute', args)) as never;
 
-  async #pass(name: 'query' | 'execute', args: unknown[]): Promise<unknown> {
-    const answer = await (this.check()[name] as unknown as (...all: unknown[]) => Promise<[unknown]>)(...args);
-    const { serverStatus } = (answer[0] ?? {}) as Partial<ResultSetHeader>;
-    if (serverStatus !== undefined && (serverStatus & inTransaction) === 0) this.left = true;
-    return answer;
+  #pass(name: 'query' | 'execute', args: unknown[]): Promise<unknown> {
+    return this.#turns.take(async () => {
+      const connection = this.check();
+      try {
+        const answer = await (connection[name] as unknown as (...all: unknown[]) => Promise<[unknown]>)(...args);
+        const { serverStatus } = (answer[0] ?? {}) as Partial<ResultSetHeader>;
+        if (serverStatus !== undefined && (serverStatus & inTransaction) === 0) this.left ??= endedByHandler;
+        return answer;
+      } catch (error) {
+        // An error's answer does not say what is left of the transaction.
+        const status = await statusOf(connection).catch(() => 0);
+        if ((status & inTransaction) === 0) this.left ??= rolledBack;
+        throw error;
+      }
+    });
   }
 }
 
-async function connect(pool: Pool): Promise<PoolConnection> {
-  try {
-    return await pool.getConnection();
-  } catch (error) {
-    throw sqlError('mysql', error);
-  }
+function connect(pool: Pool, signal?: AbortSignal): Promise<PoolConnection> {
+  return unlessGivenUp(
+    () => pool.getConnection(),
+    (connection) => connection.release(),
+    signal,
+  ).catch((error: unknown) => {
+    throw signal?.aborted ? error : sqlError('mysql', error);
+  });
 }
 
 async function transact<T>(
@@ -210,9 +243,8 @@ async function transact<T>(
   // Migrations are not one transaction: each of their statements commits.
   { signal, whole = false }: { readonly signal?: AbortSignal | undefined; readonly whole?: boolean } = {},
 ): Promise<T> {
-  signal?.throwIfAborted();
-  const connection = await connect(pool);
-  const handle = new Handle(connection);
+  const connection = await connect(pool, signal);
+  const handle = new Handle(connection, whole);
   const gone = Promise.withResolvers<never>();
   gone.promise.catch(() => {});
   let released = false;
@@ -241,11 +273,7 @@ async function transact<T>(
     await during(ask(connection, 'START TRANSACTION'));
     const result = await during(work(handle));
     handle.end();
-    if (whole && handle.left) {
-      throw new Error(
-        'the handler has ended the transaction itself, by COMMIT, ROLLBACK or DDL; leave that to the inbox',
-      );
-    }
+    if (whole && handle.left !== undefined) throw new Error(handle.left);
     await during(commit(connection));
     release(false);
     return result;
@@ -253,7 +281,8 @@ async function transact<T>(
     handle.end();
     if (!released)
       await during(ask(connection, 'ROLLBACK')).then(
-        () => release(false),
+        // What its last statements were to put back has not been.
+        () => release(whole && handle.left !== undefined),
         () => release(true),
       );
     throw error;

@@ -2,6 +2,7 @@ import { hash } from 'node:crypto';
 import { backOff, ConfigError, ConnectionError, sleep, systemClock } from '@waybill/core/adapter';
 import type { Client, ClientBase, ClientConfig, Pool, PoolClient, QueryConfig, QueryResult } from 'pg';
 import { sqlError } from './errors.ts';
+import { unlessGivenUp } from './given-up.ts';
 import { ident } from './ident.ts';
 import type { SqlClient, SqlDatabase, SqlResult, SqlRunner, SqlTransactions, SqlValue } from './sql.ts';
 
@@ -43,7 +44,10 @@ export function pgStatement(text: string, types: readonly string[]): PgStatement
 
 /** The statement with its values, where it is not prepared. */
 export function withValues({ text, types }: PgStatement, values: readonly string[]): string {
-  return text.replace(/\$(\d+)/g, (_, number) => `(${values[number - 1]})::${types[number - 1]}`);
+  // A quoted name may hold what looks like a placeholder.
+  return text.replace(/"[^"]*"|\$(\d+)/g, (found, number) =>
+    number === undefined ? found : `(${values[number - 1]})::${types[number - 1]}`,
+  );
 }
 
 /** The connection under a transaction. */
@@ -128,8 +132,8 @@ const noTransaction = 'has no transaction open; await its BEGIN first';
 /** Only in a transaction can there be a savepoint. */
 async function probe(tx: PgTx): Promise<void> {
   try {
-    await tx.query('SAVEPOINT waybill_probe');
-    await tx.query('RELEASE SAVEPOINT waybill_probe');
+    // In one message, so that no savepoint of the caller's can begin within it.
+    await tx.query('SAVEPOINT waybill_probe;RELEASE SAVEPOINT waybill_probe');
   } catch (error) {
     if ((error as { code?: unknown }).code === '25P01') throw new ConfigError('tx', noTransaction, { cause: error });
     throw sqlError('postgres', error);
@@ -164,29 +168,26 @@ function outliveRestarts(pool: Pool): void {
   pool.on('error', () => {});
 }
 
-async function connect(pool: Pool, signal?: AbortSignal): Promise<PoolClient> {
-  signal?.throwIfAborted();
-  const connecting = pool.connect();
-  const given = Promise.withResolvers<never>();
-  const giveUp = (): void => {
-    given.reject(signal?.reason);
-    // Nobody waits for it any more.
-    connecting.then(
-      (client) => client.release(),
-      () => {},
-    );
-  };
-  signal?.addEventListener('abort', giveUp, { once: true });
-  try {
-    return await (signal === undefined ? connecting : Promise.race([connecting, given.promise]));
-  } catch (error) {
+function connect(pool: Pool, signal?: AbortSignal): Promise<PoolClient> {
+  return unlessGivenUp(
+    () => pool.connect(),
+    (client) => client.release(),
+    signal,
+  ).catch((error: unknown) => {
     throw signal?.aborted ? error : sqlError('postgres', error);
-  } finally {
-    signal?.removeEventListener('abort', giveUp);
-  }
+  });
 }
 
-/** The client of a handler: dead once its transaction has ended, so that it never reaches the connection's next user. */
+/** A polite end waits for a server that may not answer. */
+function hangUp(client: object): void {
+  const { connection } = client as { readonly connection?: { readonly stream?: { destroy(): void } } };
+  connection?.stream?.destroy();
+}
+
+/**
+ * The client of a handler: dead once its transaction has ended, so that it never reaches the connection's next user, and
+ * so that nothing commits by itself.
+ */
 class Handle {
   #client: PoolClient | undefined;
 
@@ -204,7 +205,8 @@ class Handle {
 
   // biome-ignore lint/suspicious/noExplicitAny: the overloads of pg's own, which it has in its type (PgTx)
   query(...args: any[]): unknown {
-    if (this.#client !== undefined) return (this.#client.query as (...all: unknown[]) => unknown)(...args);
+    if (this.#client !== undefined && statusOf(this.#client) !== 'I')
+      return (this.#client.query as (...all: unknown[]) => unknown)(...args);
     return Promise.reject(new ConfigError('tx', 'its transaction has ended; await all of its queries in the handler'));
   }
 }
@@ -234,8 +236,7 @@ async function transact<T>(
     signal?.removeEventListener('abort', onAbort);
     client.off('error', onError);
     client.release(destroy);
-    // A polite end waits for a server that may not answer.
-    if (destroy) client.connection?.stream?.destroy();
+    if (destroy) hangUp(client);
   };
   const onError = (error: Error): void => {
     lost.abort(error);
@@ -248,6 +249,7 @@ async function transact<T>(
   };
   client.on('error', onError);
   signal?.addEventListener('abort', onAbort, { once: true });
+  if (signal?.aborted) onAbort();
 
   const during = <R>(step: Promise<R>): Promise<R> => Promise.race([step, gone.promise]);
   const touch = async (): Promise<void> => {
@@ -356,18 +358,23 @@ async function listen(pool: Pool, channel: string, heard: () => void): Promise<A
   const stop = new AbortController();
   let current: Client | undefined;
 
+  const end = (client: Client): Promise<void> => {
+    const ending = client.end().catch(() => {});
+    hangUp(client);
+    return ending;
+  };
   // In an object, because a function that is async would wait for the end.
   const open = async (): Promise<{ readonly ended: Promise<void> }> => {
     const client = new PoolsClient(pool.options);
     const ended = new Promise<void>((resolve) => client.once('end', () => resolve()));
-    client.on('error', () => void client.end().catch(() => {}));
+    client.on('error', () => void end(client));
     current = client;
     try {
       await client.connect();
       client.on('notification', heard);
       await client.query(listenTo);
     } catch (error) {
-      await client.end().catch(() => {});
+      await end(client);
       throw error;
     }
     return { ended };
@@ -389,7 +396,7 @@ async function listen(pool: Pool, channel: string, heard: () => void): Promise<A
   return {
     async [Symbol.asyncDispose]() {
       stop.abort();
-      await current?.end().catch(() => {});
+      if (current !== undefined) await end(current);
       await kept;
     },
   };

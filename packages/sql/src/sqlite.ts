@@ -233,7 +233,10 @@ function pathOf(source: SqliteSource): string {
 
 const ended = 'its transaction has ended; nothing of the handler may go on after it';
 
-/** The database of a handler: dead once its transaction has ended, with all statements that it prepared. */
+/**
+ * The database of a handler: dead once its transaction has ended, with all statements that it prepared. Some errors end it
+ * too, and what came after them would commit by itself.
+ */
 class Handle implements SqliteTx {
   #database: DatabaseSync | undefined;
 
@@ -255,23 +258,32 @@ class Handle implements SqliteTx {
 
   prepare(sql: string): SqliteStatement & Pick<StatementSync, 'columns'> {
     const statement = this.check().prepare(sql);
-    const whileAlive = (name: 'run' | 'get' | 'all' | 'iterate' | 'columns') =>
+    const whileAlive = (name: 'run' | 'get' | 'all' | 'columns') =>
       ((...values: unknown[]) => {
         this.check();
         return (statement[name] as (...given: unknown[]) => unknown).apply(statement, values);
       }) as never;
+    const check = (): unknown => this.check();
+    // A statement runs when its first row is asked for, which may be late.
+    const iterate = function* (...values: unknown[]) {
+      check();
+      for (const row of statement.iterate(...(values as SQLInputValue[]))) {
+        yield row;
+        check();
+      }
+    };
     return {
       run: whileAlive('run'),
       get: whileAlive('get'),
       all: whileAlive('all'),
-      iterate: whileAlive('iterate'),
+      iterate: iterate as never,
       columns: whileAlive('columns'),
     };
   }
 
   /** @throws ConfigError when the transaction has ended */
   check(): DatabaseSync {
-    if (this.#database === undefined) throw new ConfigError('tx', ended);
+    if (this.#database?.isTransaction !== true) throw new ConfigError('tx', ended);
     return this.#database;
   }
 }

@@ -95,14 +95,13 @@ export class Hand {
 
   /** The broker has it; it stays known until that is written down. */
   arrived(item: Item): void {
+    this.#noLongerUnsent(item);
     item.message = gone;
-    this.unsent--;
-    this.bytes -= item.bytes;
   }
 
   remove(item: Item): void {
     if (!this.#items.delete(item.id)) return;
-    if (item.message !== gone) this.arrived(item);
+    if (item.message !== gone) this.#noLongerUnsent(item);
     this.#left.add(item.id);
     this.#ofLane[item.lane] = this.countOf(item.lane) - 1;
     if (item.queue !== undefined) this.tidy(item.queue);
@@ -143,5 +142,10 @@ export class Hand {
       const first = queue.waiting[0];
       if (first !== undefined && fits(queue, first)) this.drop(queue, Math.max(queue.opensAt, opensAt));
     }
+  }
+
+  #noLongerUnsent(item: Item): void {
+    this.unsent--;
+    this.bytes -= item.bytes;
   }
 }

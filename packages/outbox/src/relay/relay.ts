@@ -91,6 +91,9 @@ export class OutboxRelay implements Relay {
       lost: (lanes) => this.#abandon(new Set(lanes)),
       shed: (lanes) => this.#letGo(lanes),
       expired: () => this.#expired(),
+      renewed: () => {
+        for (const lane of [...this.#shed]) this.#giveBackIfEmpty(lane);
+      },
       recovered,
       trouble,
     });
@@ -118,9 +121,14 @@ export class OutboxRelay implements Relay {
   /** @throws what the database says */
   async start(): Promise<void> {
     const { bus, database, statements } = this.#setup;
-    await this.#share.start();
-    if (statements.channel !== undefined) {
-      this.#listening = await database.listen?.(statements.channel, () => this.#poller.wake());
+    try {
+      await this.#share.start();
+      if (statements.channel !== undefined) {
+        this.#listening = await database.listen?.(statements.channel, () => this.#poller.wake());
+      }
+    } catch (error) {
+      await this.#share.stop();
+      throw error;
     }
     this.#reading = this.#read();
     this.#upkeep.start();
@@ -219,12 +227,17 @@ export class OutboxRelay implements Relay {
       });
       const now = clock.monotonic();
       this.#poller.took(now - asked);
+      // Lanes have come, gone or changed since this was asked: rows of them may have been left behind.
+      if (this.#anew || !this.#share.alive) {
+        this.#poller.wake();
+        return found;
+      }
       if (rows.length > 0) this.#averageBytes = Math.max(64, averageBytes(rows));
       for (const row of rows) if (this.#accept(row, pass, keysLeftOut)) found++;
       const last = rows.at(-1);
       if (rows.length < limit || last === undefined) return found;
       after = Number(last['id']);
-      if (this.#anew || now - began > longestPass) {
+      if (now - began > longestPass) {
         this.#poller.wake();
         return found;
       }
@@ -239,7 +252,7 @@ export class OutboxRelay implements Relay {
     for (;;) {
       if (this.#state !== 'running') return 0;
       // What is only to be marked is small, but a database that does not take the marks must not be read on and on.
-      const room = Math.min(maxInFlight - this.#hand.unsent, 4 * maxInFlight - this.#hand.size);
+      const room = Math.min(maxInFlight - this.#hand.unsent, 2 * maxInFlight - this.#hand.size);
       const fits = Math.floor((mostBytes - this.#hand.bytes) / this.#averageBytes);
       if (room >= enough && (fits >= enough || this.#hand.bytes * 2 <= mostBytes)) {
         return Math.max(1, Math.min(pageSize, room, fits));
@@ -515,11 +528,10 @@ export class OutboxRelay implements Relay {
       const free = [...this.#share.held.keys(), ...this.#shed].filter((lane) => this.#hand.countOf(lane) === 0);
       await this.#share.giveBack(free);
       await statements.leave(database, this.#relay);
-      await this.#listening?.[Symbol.asyncDispose]();
     };
     await within(
       Math.max(500, until - clock.monotonic()),
-      giveBack().catch(() => {}),
+      Promise.allSettled([giveBack(), this.#listening?.[Symbol.asyncDispose]()]).then(() => {}),
     );
     this.#state = error === undefined ? 'closed' : 'failed';
     if (error === undefined) this.#ended.resolve();

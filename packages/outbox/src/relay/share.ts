@@ -12,6 +12,8 @@ export interface ShareEvents {
   shed(lanes: readonly number[]): void;
   /** The lease ran out before it could be renewed: others may have taken over. */
   expired(): void;
+  /** The lease counts from now. */
+  renewed(): void;
   recovered(): void;
   trouble(error: unknown): void;
 }
@@ -143,6 +145,7 @@ export class Share {
       gained = true;
     }
     if (gained) this.#events.gained();
+    this.#events.renewed();
   }
 
   #expire(): void {

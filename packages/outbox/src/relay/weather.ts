@@ -27,7 +27,7 @@ export class Weather {
   /** The last fault of a broker that is still away. */
   get problem(): string | undefined {
     let last: string | undefined;
-    for (const { problem } of this.#storms.values()) last = problem;
+    for (const { problem, probing, opensAt } of this.#storms.values()) if (probing || opensAt === shut) last = problem;
     return last;
   }
 

@@ -8,6 +8,8 @@ import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { postgres } from '../databases.ts';
 import { type Library, libraries } from './libraries.ts';
 
+vi.setConfig({ testTimeout: 30_000 });
+
 const connections = 3;
 
 describe.each(Object.entries(libraries))('%s', (name, open) => {
