@@ -15,6 +15,8 @@ export interface Entry {
   readonly amount: number;
   readonly seq: number;
   readonly place: number;
+  /** Where the broker had the message, and who handled it. */
+  readonly stored: string;
 }
 
 /** A row of the outbox. */
@@ -37,7 +39,7 @@ export interface Books {
 export async function readBooks(shop: Shop): Promise<Books> {
   const text = (value: unknown): string => String(value);
   const orders = await shop.run('SELECT id, account, amount, seq FROM orders ORDER BY account, seq');
-  const ledger = await shop.run('SELECT event, account, amount, seq, place FROM ledger ORDER BY place');
+  const ledger = await shop.run('SELECT event, account, amount, seq, place, stored FROM ledger ORDER BY place');
   const balances = await shop.run('SELECT account, balance FROM balances');
   const rows = await shop.run('SELECT message_id, id, sent_at, dead_at, attempts, last_error FROM waybill_outbox');
   const outbox = new Map<string, Posted[]>();
@@ -56,7 +58,12 @@ export async function readBooks(shop: Shop): Promise<Books> {
   });
   return {
     orders: orders.map((row) => ({ id: text(row['id']), ...common(row) })),
-    ledger: ledger.map((row) => ({ event: text(row['event']), place: Number(row['place']), ...common(row) })),
+    ledger: ledger.map((row) => ({
+      event: text(row['event']),
+      place: Number(row['place']),
+      stored: text(row['stored']),
+      ...common(row),
+    })),
     balances: new Map(balances.map((row) => [text(row['account']), Number(row['balance'])])),
     outbox,
   };
@@ -72,7 +79,7 @@ export function differencesIn({ orders, ledger, balances, outbox }: Books): stri
       ({ entry, sent, dead, attempts, error }) =>
         `${entry} ${dead ? 'dead' : sent ? 'sent' : 'pending'}, ${attempts} refusals${error === undefined ? '' : `, last: ${error}`}`,
     );
-    const places = (entriesOf.get(id) ?? []).map(({ place }) => place);
+    const places = (entriesOf.get(id) ?? []).map(({ place, stored }) => `${place} (${stored})`);
     return `outbox: ${posted.join('; ') || 'no row'}; ledger: ${places.length > 0 ? `places ${places.join(', ')}` : 'no entry'}`;
   };
   const named = (id: string, { account, seq, amount }: Omit<Order, 'id'>): string =>
@@ -109,14 +116,16 @@ export function differencesIn({ orders, ledger, balances, outbox }: Books): stri
     (ordersOf.get(account) ?? []).forEach(({ seq }, at) => {
       if (seq !== at + 1) wrong.push(`the test itself is wrong: row ${at + 1} of ${account} has seq ${seq}`);
     });
-    let before: Entry | undefined;
-    for (const entry of ledgerOf.get(account) ?? []) {
-      if (before !== undefined && entry.seq <= before.seq) {
-        wrong.push(
-          `out of order: ${named(entry.event, entry)} came after seq ${before.seq}; ${stands(entry.event)}; seq ${before.seq}: ${stands(before.event)}`,
-        );
-      }
-      before = entry;
+    const entries = ledgerOf.get(account) ?? [];
+    for (const [at, entry] of entries.entries()) {
+      const before = entries[at - 1];
+      if (before === undefined || entry.seq > before.seq) continue;
+      const around = entries
+        .slice(Math.max(0, at - 5), at + 4)
+        .map(({ seq, place, stored }) => `\n    seq ${seq}: place ${place} (${stored})`);
+      wrong.push(
+        `out of order: ${named(entry.event, entry)} came after seq ${before.seq}; ${stands(entry.event)}; as handled:${around.join('')}`,
+      );
     }
   }
   return wrong;

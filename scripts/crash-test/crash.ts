@@ -12,6 +12,8 @@ import { type Pair, type Surroundings, surroundingsOf } from './surroundings.ts'
 
 export interface CrashOptions {
   readonly rounds: number;
+  /** Processes of each of the three kinds. */
+  readonly each: number;
   readonly seed: number;
   readonly say: (line: string) => void;
   readonly signal: AbortSignal;
@@ -20,6 +22,7 @@ export interface CrashOptions {
 export interface CrashReport extends Pair {
   readonly seed: number;
   readonly rounds: number;
+  readonly each: number;
   readonly kills: Readonly<Record<Role, number>>;
   readonly restarts: { readonly database: number; readonly broker: number };
   readonly rowsCommitted: number;
@@ -38,7 +41,7 @@ export interface CrashReport extends Pair {
   readonly differences: readonly string[];
 }
 
-const roles: readonly [Role, Role, Role] = ['service', 'relay', 'consumer'];
+const roles: readonly Role[] = ['service', 'relay', 'consumer'];
 /** Milliseconds of activity before a kill. */
 const activity = { from: 50, to: 600 } as const;
 /** Milliseconds after which a process is killed even if it had nothing to do: it may wait for one that is gone. */
@@ -83,7 +86,7 @@ class Run implements AsyncDisposable {
   readonly #surroundings: Surroundings;
   readonly #shop: Shop;
   readonly #random: Random;
-  readonly #members: Readonly<Record<Role, Member>>;
+  readonly #members: readonly Member[];
   readonly #counts = new Map<Count, number>();
   readonly #restarts = { database: 0, broker: 0 };
   /** Rejects when a process has ended by itself, or the whole is called off. */
@@ -113,24 +116,20 @@ class Run implements AsyncDisposable {
     this.#random = new Random(options.seed);
     this.#broken.promise.catch(() => {});
     options.signal.addEventListener('abort', () => this.#broken.reject(options.signal.reason), { once: true });
-    this.#members = {
-      service: this.#member('service'),
-      relay: this.#member('relay'),
-      consumer: this.#member('consumer'),
-    };
+    this.#members = roles.flatMap((role) => Array.from({ length: options.each }, () => this.#member(role)));
   }
 
   async toTheEnd(): Promise<CrashReport> {
     const { rounds } = this.#options;
-    for (const role of roles) this.#members[role].start();
+    for (const member of this.#members) member.start();
     for (let round = 1; round <= rounds; round++) {
       await this.#unlessBroken(this.#round(round));
       this.#sayNowAndThen(() => this.#progress(round));
     }
     const stuck = await this.#unlessBroken(this.#settle());
     const differences = [...stuck];
-    for (const role of ['relay', 'consumer'] as const) {
-      await this.#members[role].stop().catch((error: Error) => differences.push(error.message));
+    for (const member of [...this.#of('relay'), ...this.#of('consumer')]) {
+      await member.stop().catch((error: Error) => differences.push(error.message));
     }
     const books = await readBooks(this.#shop);
     const wrong = differencesIn(books);
@@ -139,7 +138,7 @@ class Run implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await Promise.all(roles.map((role) => this.#members[role].retire()));
+    await Promise.all(this.#members.map((member) => member.retire()));
     this.#log.end();
   }
 
@@ -148,7 +147,7 @@ class Run implements AsyncDisposable {
   async #round(round: number): Promise<void> {
     const random = this.#random;
     const outage = this.#outageOf(round);
-    const member = this.#members[random.pick(roles)];
+    const member = random.pick(this.#members);
     const prepared = !random.chance(unprepared);
     const aimed = random.chance(aimedAt);
     const moment = random.between(activity.from, activity.to);
@@ -183,7 +182,7 @@ class Run implements AsyncDisposable {
 
   /** Waits until everything is relayed and handled; returns what keeps it from that. */
   async #settle(): Promise<string[]> {
-    await this.#members.service.stop();
+    await Promise.all(this.#of('service').map((member) => member.stop()));
     await using bus = await connect(this.#surroundings.broker, { connectTimeout: '1m', logger: false });
     let last = '';
     let moved = performance.now();
@@ -195,7 +194,7 @@ class Run implements AsyncDisposable {
       const text = `${committed} rows, ${pending} in the outbox, ${handled} handled, ${left} left at the broker`;
       if (text !== last) moved = performance.now();
       last = text;
-      const allowed = pending === 0 && left === 0 ? lostForGood : standstill;
+      const allowed = pending === 0 && left === 0 && lag?.exact === true ? lostForGood : standstill;
       if (performance.now() - moved > allowed) return [`nothing moves any more: ${text} (${JSON.stringify(lag)})`];
       this.#sayNowAndThen(() => `waiting for the rest: ${text}`);
       await wait(200);
@@ -232,12 +231,12 @@ class Run implements AsyncDisposable {
   }
 
   #report({ orders, ledger }: Books, differences: readonly string[]): CrashReport {
-    const { service, relay, consumer } = this.#members;
     return {
       ...this.#pair,
       seed: this.#options.seed,
       rounds: this.#options.rounds,
-      kills: { service: service.kills, relay: relay.kills, consumer: consumer.kills },
+      each: this.#options.each,
+      kills: { service: this.#kills('service'), relay: this.#kills('relay'), consumer: this.#kills('consumer') },
       restarts: this.#restarts,
       rowsCommitted: orders.length,
       rolledBack: this.#count('rolledBack'),
@@ -271,6 +270,14 @@ class Run implements AsyncDisposable {
     this.#log.write(text.replace(/^(?=.)/gm, `${new Date().toISOString()} ${who}: `));
   }
 
+  #of(role: Role): readonly Member[] {
+    return this.#members.filter((member) => member.role === role);
+  }
+
+  #kills(role: Role): number {
+    return this.#of(role).reduce((total, { kills }) => total + kills, 0);
+  }
+
   #count(count: Count): number {
     return this.#counts.get(count) ?? 0;
   }
@@ -281,7 +288,7 @@ class Run implements AsyncDisposable {
   }
 
   #progress(round: number): string {
-    const kills = roles.map((role) => `${role} ${this.#members[role].kills}`).join(', ');
+    const kills = roles.map((role) => `${role} ${this.#kills(role)}`).join(', ');
     const { database, broker } = this.#restarts;
     const figures = `${this.#count('committed')} rows told committed, ${this.#count('ran')} handled`;
     return `round ${round} of ${this.#options.rounds}: killed ${kills}; restarted database ${database}, broker ${broker}; ${figures}`;

@@ -1,12 +1,12 @@
 /**
- * `npm run crash-test -- [--broker KIND]… [--database KIND] [--rounds N] [--seed N] [--json]`: whether outbox and inbox
- * keep their word when processes are killed. A service writes rows and their events, a relay sends them, a consumer
+ * `npm run crash-test -- [--broker KIND]… [--database KIND] [--rounds N] [--each N] [--seed N] [--json]`: whether
+ * outbox and inbox keep their word when processes are killed. A service writes rows and their events, a relay sends them, a consumer
  * adds them up; one of the three is killed in each round, and database and broker are restarted now and then. In the
  * end each committed row must have had its effect once, in the order of its account, and no other row any.
  * Exit code 1 when that is not so, with what was found. What the processes printed stands in `out/crash-test/`.
  *
  * Brokers: rabbitmq, kafka, redis, sqlite, sqs, pubsub. Databases: postgres, mariadb, sqlite. Default: PostgreSQL with
- * RabbitMQ, Kafka and Redis, and SQLite with SQLite; 200 rounds each.
+ * RabbitMQ, Kafka and Redis, and SQLite with SQLite; 200 rounds each. With `--each` there are so many of each process.
  */
 import { randomInt } from 'node:crypto';
 import { parseArgs } from 'node:util';
@@ -20,6 +20,7 @@ const { values } = parseArgs({
     broker: { type: 'string', multiple: true },
     database: { type: 'string' },
     rounds: { type: 'string', default: '200' },
+    each: { type: 'string', default: '1' },
     seed: { type: 'string', default: String(randomInt(1, 1_000_000)) },
     json: { type: 'boolean', default: false },
   },
@@ -64,6 +65,7 @@ for (const signal of ['SIGINT', 'SIGTERM'] as const) {
 const say = (line: string): void => (values.json ? console.error(line) : console.log(line));
 const options = {
   rounds: whole('rounds', values.rounds),
+  each: whole('each', values.each),
   seed: whole('seed', values.seed),
   say,
   signal: calledOff.signal,

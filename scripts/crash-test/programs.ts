@@ -83,7 +83,7 @@ async function book(at: Workplace, pressure: { readonly high: boolean }): Promis
 
 /** Several rows of one account, whose lock decides the order; a long transaction lets those of others overtake it. */
 async function transact({ shop, random, database }: Workplace): Promise<number> {
-  const account = random.pick(accounts as [string, ...string[]]);
+  const account = random.pick(accounts);
   const orders = Array.from({ length: random.between(1, 4) }, () => ({
     id: randomUUID(),
     amount: random.between(-50, 100),
@@ -156,12 +156,13 @@ async function consumer({ shop, connect, random, tell, ready, stopping }: Workpl
     retry: { attempts, delay: 20 },
   };
   const subscription = await persistently(() =>
-    bus.subscribe(bookings, options, async ({ id, data: { account, amount, seq } }, tx) => {
+    bus.subscribe(bookings, options, async ({ id, position, attempt, data: { account, amount, seq } }, tx) => {
       await shop.run('UPDATE balances SET balance = balance + ? WHERE account = ?', [amount, account], tx);
       // So that kills fall between the two, too.
       await wait(random.between(0, 4));
-      const values: readonly SqlValue[] = [id, account, amount, seq];
-      await shop.run('INSERT INTO ledger (event, account, amount, seq) VALUES (?, ?, ?, ?)', values, tx);
+      const stored = `${position ?? 'at the broker'}, attempt ${attempt} in process ${process.pid}`;
+      const values: readonly SqlValue[] = [id, account, amount, seq, stored];
+      await shop.run('INSERT INTO ledger (event, account, amount, seq, stored) VALUES (?, ?, ?, ?, ?)', values, tx);
       if (random.chance(0.02)) throw new OnPurpose('rolled back on purpose');
     }),
   );

@@ -23,7 +23,10 @@ export class Random {
     return this.next() < probability;
   }
 
-  pick<T>(list: readonly [T, ...T[]]): T {
-    return list[this.between(0, list.length - 1)] ?? list[0];
+  /** @throws RangeError when there is none */
+  pick<T>(list: readonly T[]): T {
+    const [picked] = list.slice(this.between(0, list.length - 1));
+    if (picked === undefined) throw new RangeError('nothing to pick from');
+    return picked;
   }
 }

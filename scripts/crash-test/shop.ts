@@ -106,7 +106,7 @@ const placeColumn: Readonly<Record<DatabaseKind, string>> = {
 
 /**
  * Makes all tables. The ledger takes an event as often as it is given one, and `place` is the order in which an account's
- * entries were written: whoever writes one has locked the balance before.
+ * entries were written: whoever writes one has locked the balance before. `stored` says where the broker had the message.
  */
 export async function furnish(shop: Shop, kind: DatabaseKind): Promise<void> {
   if (kind === 'sqlite') await shop.run('PRAGMA journal_mode = WAL');
@@ -114,7 +114,9 @@ export async function furnish(shop: Shop, kind: DatabaseKind): Promise<void> {
   await shop.run('CREATE TABLE balances (account varchar(40) PRIMARY KEY, balance integer NOT NULL)');
   const event = 'account varchar(40) NOT NULL, amount integer NOT NULL, seq integer NOT NULL';
   await shop.run(`CREATE TABLE orders (id varchar(40) PRIMARY KEY, ${event})`);
-  await shop.run(`CREATE TABLE ledger (place ${placeColumn[kind]}, event varchar(40) NOT NULL, ${event})`);
+  await shop.run(
+    `CREATE TABLE ledger (place ${placeColumn[kind]}, event varchar(40) NOT NULL, ${event}, stored varchar(200) NOT NULL)`,
+  );
   for (const account of accounts) {
     await shop.run('INSERT INTO accounts (id, seq) VALUES (?, 0)', [account]);
     await shop.run('INSERT INTO balances (account, balance) VALUES (?, 0)', [account]);

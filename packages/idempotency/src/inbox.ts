@@ -1,5 +1,5 @@
 import type { Claim, ClaimOutcome, Fence, Inbox } from '@waybill/core';
-import { type Clock, checkOptions, systemClock } from '@waybill/core/adapter';
+import { checkOptions, systemClock } from '@waybill/core/adapter';
 import { isTransient, type SqlDatabase, type SqlTransactions } from '@waybill/sql';
 import { Cleaner } from './cleaner.ts';
 import { Heartbeats } from './heartbeats.ts';
@@ -31,6 +31,9 @@ export interface InboxDialect<Tx> {
   transact(claim: Claim, id: Buffer, work: (answered: Answered<Tx>) => Promise<void>): Promise<void>;
 }
 
+/** For what is asked beside the handlers: a connection that does not answer within it is closed, and theirs to replace. */
+export const besideHandlers = { timeout: 30_000 };
+
 /** Thrown in a transaction to have it rolled back. */
 class Undone extends Error {
   constructor() {
@@ -47,15 +50,14 @@ export function sqlInbox<Tx>(
     readonly table: ClaimTable;
     readonly permits: Permits | undefined;
     readonly maxConcurrency?: number;
-    readonly clock?: Clock;
   },
   options: InboxOptions,
 ): SqlInbox<Tx> {
   checkOptions(options, ['table', 'schema'], '');
-  const { versions, table, permits, clock = systemClock } = parts;
+  const { versions, table, permits } = parts;
   const maxConcurrency = parts.maxConcurrency ?? permits?.most;
-  const heartbeats = new Heartbeats(clock);
-  const cleaner = new Cleaner((most) => table.clean?.(most) ?? Promise.resolve(0), clock);
+  const heartbeats = new Heartbeats(systemClock);
+  const cleaner = new Cleaner(table, systemClock);
 
   const attempt = async (claim: Claim, work: (tx: Tx, fence: Fence) => Promise<boolean>): Promise<ClaimOutcome> => {
     let outcome: ClaimOutcome | undefined;

@@ -20,7 +20,7 @@ export class LeasedStore implements IdempotencyStore {
   /** Tokens of claims that had no answer, by name: if they are held, then by us, and by no work. */
   readonly #unsure = new Map<string, string>();
   readonly #token = tokens();
-  readonly #cleaner: Cleaner | undefined;
+  readonly #cleaner: Cleaner;
 
   /** @param timeout milliseconds after which a question counts as unanswered */
   constructor(table: ClaimTable, timeout: number, clock: Clock = systemClock) {
@@ -41,7 +41,7 @@ export class LeasedStore implements IdempotencyStore {
       },
     });
     this.#held = new HeldClaims(table, clock);
-    this.#cleaner = table.clean && new Cleaner((most) => table.clean?.(most) ?? Promise.resolve(0), clock);
+    this.#cleaner = new Cleaner(table, clock);
   }
 
   async run(claim: Claim, work: (fence: Fence) => Promise<boolean>): Promise<ClaimOutcome> {
@@ -52,7 +52,7 @@ export class LeasedStore implements IdempotencyStore {
     const wanted = { claim, id, name, token: this.#unsure.get(name) ?? this.#token() };
     this.#unsure.delete(name);
     try {
-      this.#cleaner?.nowAndThen();
+      this.#cleaner.nowAndThen();
       const since = this.#clock.monotonic();
       const answer = await this.#ask(wanted);
       return answer === 'won' ? await this.#runHeld(wanted, since, work) : answer;

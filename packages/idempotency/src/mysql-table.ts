@@ -1,5 +1,5 @@
 import type { SqlDatabase, SqlValue } from '@waybill/sql';
-import { again, groupedBy, inOrder, type Versions } from './sql-store.ts';
+import { again, inOrder, type Versions } from './sql-store.ts';
 import { type Answer, type ClaimTable, readable, type Wanted } from './table.ts';
 
 export const mysqlVersions: Versions = (table) => [
@@ -22,7 +22,7 @@ export const mysqlNow = 'UTC_TIMESTAMP(6)';
 export const mysqlEnd = (ms: number): string => `${mysqlNow} + INTERVAL ${Math.round(ms * 1_000)} MICROSECOND`;
 
 export function mysqlTable(database: SqlDatabase, table: string): ClaimTable {
-  const run = (text: string, values: readonly SqlValue[]) => again('mysql', () => database.run(text, values));
+  const run = (text: string, values: readonly SqlValue[] = []) => again('mysql', () => database.run(text, values));
   const list = (items: readonly unknown[]): string => items.map(() => '?').join(', ');
   /** Tokens are of one claim each: two lists pick the pairs. */
   const held = (items: readonly Wanted[]) => ({
@@ -33,7 +33,8 @@ export function mysqlTable(database: SqlDatabase, table: string): ClaimTable {
   /** Sets what is still held, and says which that was. */
   const update = async (items: readonly Wanted[], length: (item: Wanted) => number, done: 0 | 1) => {
     const found = new Set<string>();
-    for (const [ms, group] of groupedBy(inOrder(items), length)) {
+    // A statement takes one length.
+    for (const [ms, group] of Map.groupBy(inOrder(items), length)) {
       const { where, values } = held(group);
       const { affected } = await run(
         `UPDATE ${table} SET done = ${done}, ends_at = ${mysqlEnd(ms)} WHERE ${where}0`,
@@ -85,11 +86,15 @@ export function mysqlTable(database: SqlDatabase, table: string): ClaimTable {
     },
     async clean(most) {
       // An unfinished claim may be its holder's still, a moment after its lease, as long as nobody wants it.
-      const { affected } = await database.run(
-        `DELETE FROM ${table} WHERE ends_at < ${mysqlNow} AND (done = 1 OR ends_at < ${mysqlNow} - INTERVAL 1 MINUTE)
-         ORDER BY ends_at LIMIT ${most}`,
+      const ended = `ends_at < ${mysqlNow} AND (done = 1 OR ends_at < ${mysqlNow} - INTERVAL 1 MINUTE)`;
+      // Not what an inbox is at: waiting for it would keep a connection that its handler may need. And no transaction,
+      // so that a process that freezes here leaves nothing locked.
+      const { rows } = await run(
+        `SELECT id FROM ${table} WHERE ${ended} ORDER BY ends_at LIMIT ${most} FOR UPDATE SKIP LOCKED`,
       );
-      return affected;
+      if (rows.length === 0) return 0;
+      const ids = rows.map(({ id }) => id as Uint8Array);
+      return (await run(`DELETE FROM ${table} WHERE id IN (${list(ids)}) AND ${ended}`, ids)).affected;
     },
   };
 }

@@ -11,7 +11,7 @@ import {
   mysqlDatabase,
   mysqlTransactions,
 } from '@waybill/sql/mysql';
-import { databaseOf, type InboxDialect, type InboxOptions, type SqlInbox, sqlInbox } from './inbox.ts';
+import { besideHandlers, databaseOf, type InboxDialect, type InboxOptions, type SqlInbox, sqlInbox } from './inbox.ts';
 import { mysqlEnd, mysqlNow, mysqlTable, mysqlVersions } from './mysql-table.ts';
 import { sharedPermits } from './permits.ts';
 import { type SqlStore, type SqlStoreOptions, sqlStore, tableOf } from './sql-store.ts';
@@ -47,12 +47,13 @@ export function mysqlInbox<Tx>(
   source: MysqlPool | SqlTransactions<Tx>,
   options: InboxOptions = {},
 ): SqlInbox<Tx | MysqlTx> {
-  const transactions = 'getConnection' in source ? mysqlTransactions(source) : source;
-  if (transactions.dialect !== 'mysql') {
-    throw new ConfigError('source', `speaks ${transactions.dialect}; take the inbox of that`);
+  const transactions = isPool(source) ? mysqlTransactions(source) : source;
+  if (transactions?.dialect !== 'mysql') {
+    throw new ConfigError('source', 'is neither a pool of mysql2 nor the transactions of a library on MySQL');
   }
   const { pool } = transactions as Partial<MysqlTransactions>;
-  const database = pool === undefined ? databaseOf(transactions as SqlTransactions<Tx>) : mysqlDatabase(pool);
+  const database =
+    pool === undefined ? databaseOf(transactions as SqlTransactions<Tx>) : mysqlDatabase(pool, besideHandlers);
   const table = tableOf('mysql', options);
   const { maxConnections } = transactions;
   const parts = {
@@ -61,6 +62,10 @@ export function mysqlInbox<Tx>(
     permits: maxConnections === undefined ? undefined : sharedPermits(pool ?? transactions, maxConnections),
   };
   return sqlInbox<Tx | MysqlTx>(dialect(transactions as SqlTransactions<Tx>, table) as never, database, parts, options);
+}
+
+function isPool(source: object): source is MysqlPool {
+  return typeof source === 'object' && source !== null && 'getConnection' in source;
 }
 
 function dialect<Tx>(transactions: SqlTransactions<Tx>, table: string): InboxDialect<Tx> {

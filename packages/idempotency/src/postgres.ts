@@ -14,7 +14,15 @@ import {
   withValues,
 } from '@waybill/sql/postgres';
 import type { Pool } from 'pg';
-import { type Answered, databaseOf, type InboxDialect, type InboxOptions, type SqlInbox, sqlInbox } from './inbox.ts';
+import {
+  type Answered,
+  besideHandlers,
+  databaseOf,
+  type InboxDialect,
+  type InboxOptions,
+  type SqlInbox,
+  sqlInbox,
+} from './inbox.ts';
 import { sharedPermits } from './permits.ts';
 import { postgresTable, postgresVersions } from './postgres-table.ts';
 import { type SqlStore, type SqlStoreOptions, sqlStore, tableOf } from './sql-store.ts';
@@ -46,11 +54,12 @@ export function postgresInbox(source: Pool, options?: InboxOptions): SqlInbox<Pg
 export function postgresInbox<Tx>(source: SqlTransactions<Tx>, options?: InboxOptions): SqlInbox<Tx>;
 export function postgresInbox<Tx>(source: Pool | SqlTransactions<Tx>, options: InboxOptions = {}): SqlInbox<Tx | PgTx> {
   const transactions = isPool(source) ? pgTransactions(source) : source;
-  if (transactions.dialect !== 'postgres') {
-    throw new ConfigError('source', `speaks ${transactions.dialect}; take the inbox of that`);
+  if (transactions?.dialect !== 'postgres') {
+    throw new ConfigError('source', 'is neither a pool of pg nor the transactions of a library on PostgreSQL');
   }
   const ofPg = isOfPg(transactions) ? transactions : undefined;
-  const database = ofPg === undefined ? databaseOf(transactions as SqlTransactions<Tx>) : pgDatabase(ofPg.pool);
+  const database =
+    ofPg === undefined ? databaseOf(transactions as SqlTransactions<Tx>) : pgDatabase(ofPg.pool, besideHandlers);
   const table = tableOf('postgres', options);
   const { maxConnections } = transactions;
   const parts = {
@@ -68,7 +77,7 @@ export function postgresInbox<Tx>(source: Pool | SqlTransactions<Tx>, options: I
 }
 
 function isPool(source: object): source is Pool {
-  return 'totalCount' in source;
+  return typeof source === 'object' && source !== null && 'totalCount' in source;
 }
 
 function isOfPg(transactions: object): transactions is PgTransactions {

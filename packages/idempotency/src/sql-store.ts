@@ -86,8 +86,3 @@ export async function again<T>(dialect: Dialect, step: () => Promise<T>): Promis
 export function inOrder<T extends { readonly id: Buffer }>(items: readonly T[]): readonly T[] {
   return items.length === 1 ? items : [...items].sort((a, b) => Buffer.compare(a.id, b.id));
 }
-
-/** The items by a number that they share, because a statement takes one. */
-export function groupedBy<T>(items: readonly T[], number: (item: T) => number): ReadonlyMap<number, readonly T[]> {
-  return Map.groupBy(items, number);
-}

@@ -42,10 +42,10 @@ export function sqliteInbox<Tx>(
   options: InFile<InboxOptions> = {},
 ): SqlInbox<Tx | SqliteTx> {
   refuseSchema(options);
-  const given = typeof source === 'object' && 'dialect' in source;
+  const given = typeof source === 'object' && source !== null && 'dialect' in source;
   const transactions = given ? source : sqliteTransactions(source);
   if (transactions.dialect !== 'sqlite') {
-    throw new ConfigError('source', `speaks ${transactions.dialect}; take the inbox of that`);
+    throw new ConfigError('source', 'is not the transactions of a library on SQLite');
   }
   const database = given ? databaseOf(source) : sqliteDatabase(source);
   const table = tableOf('sqlite', options);

@@ -380,6 +380,11 @@ describe.each(Object.entries(places))('inbox: %s', (kind, start) => {
   }, 60_000);
 });
 
+it.each([undefined, null, 'postgres://localhost/x', {}, 7])('refuses what is no pool: %j', (source) => {
+  const open = [postgresInbox, mysqlInbox, sqliteInbox].slice(0, typeof source === 'string' ? 2 : 3);
+  for (const inbox of open) expect(() => (inbox as (it: unknown) => unknown)(source)).toThrow(/^(source|database): /);
+});
+
 it('goes on where connections forget what they prepared', async () => {
   const broker = await brokerFor('postgres');
   const pool = new pg.Pool({ connectionString: broker.url, max: 1 });

@@ -1,14 +1,15 @@
 import { randomUUID } from 'node:crypto';
+import type { Inbox } from '@waybill/core';
 import { mysqlDatabase } from '@waybill/sql/mysql';
 import { pgDatabase } from '@waybill/sql/postgres';
 import { sqliteDatabase } from '@waybill/sql/sqlite';
 import { createPool } from 'mysql2/promise';
 import pg from 'pg';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { brokerFor } from '../../../conformance-tests/src/harness/broker-for.ts';
-import { mysqlStore } from '../src/mysql.ts';
+import { mysqlInbox, mysqlStore } from '../src/mysql.ts';
 import { mysqlTable } from '../src/mysql-table.ts';
-import { postgresStore } from '../src/postgres.ts';
+import { postgresInbox, postgresStore } from '../src/postgres.ts';
 import { postgresTable } from '../src/postgres-table.ts';
 import { sqliteStore } from '../src/sqlite.ts';
 import { sqliteTable } from '../src/sqlite-table.ts';
@@ -17,6 +18,7 @@ import { temporaryFile } from './places.ts';
 
 interface Place {
   readonly table: ClaimTable;
+  readonly inbox?: Inbox<never>;
   stop(): Promise<unknown>;
 }
 
@@ -27,6 +29,7 @@ const places: Readonly<Record<string, () => Promise<Place>>> = {
     await postgresStore(pool).migrate();
     return {
       table: postgresTable(pgDatabase(pool), 'waybill_idempotency'),
+      inbox: postgresInbox(pool) as never,
       stop: () => pool.end().then(() => broker.stop()),
     };
   },
@@ -36,6 +39,7 @@ const places: Readonly<Record<string, () => Promise<Place>>> = {
     await mysqlStore(pool).migrate();
     return {
       table: mysqlTable(mysqlDatabase(pool), 'waybill_idempotency'),
+      inbox: mysqlInbox(pool) as never,
       stop: () => pool.end().then(() => broker.stop()),
     };
   },
@@ -82,6 +86,21 @@ describe.each(Object.entries(places))('table of claims: %s', (_name, start) => {
     expect(await place.table.renew([mine])).toEqual([false]);
     await place.table.release([mine]);
     expect(await place.table.claim([wanted(key, `${key}.b`)])).toEqual(['duplicate']);
+  });
+
+  it('cleaning does not wait for what an inbox is at', async ({ skip }) => {
+    if (place.inbox === undefined) return skip('a file has one writer at a time');
+    const ended = { scope: 'tables', key: randomUUID(), lease: 60_000, window: 1 };
+    const { inbox } = place;
+    expect(await inbox.run(ended, async () => true)).toBe('ran');
+    await vi.waitFor(async () => {
+      const outcome = await inbox.run({ ...ended, window: 60_000 }, async () => {
+        await place.table.clean?.(8_000);
+        return true;
+      });
+      expect(outcome).toBe('ran');
+    });
+    expect(await inbox.run(ended, async () => true)).toBe('duplicate');
   });
 
   it('answers stand in the order of the question', async () => {

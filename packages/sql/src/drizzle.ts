@@ -1,7 +1,15 @@
 import { ConfigError, checkOptions } from '@waybill/core/adapter';
-import type { Pool, PoolClient } from 'pg';
-import { type LibraryOptions, maxConnectionsOf, notOpen, transactionsOf } from './library.ts';
-import { commitRaw, cut, outliveCuts, type RawClient, rawRunner } from './pg-library.ts';
+import type { Pool, PoolClient, QueryResult } from 'pg';
+import {
+  endedByHandler,
+  type LibraryOptions,
+  maxConnectionsOf,
+  notOpen,
+  RolledBack,
+  sharedBy,
+  transactionsOf,
+} from './library.ts';
+import { cut, outliveCuts, type RawClient, rawRunner } from './pg-library.ts';
 import type { SqlClient, SqlRunner, SqlTransactions } from './sql.ts';
 
 /** A transaction of `drizzle-orm/node-postgres`, with any schema. A database does not fit. */
@@ -40,22 +48,33 @@ export function drizzleAdapter<Tx extends DrizzleTx>(
   checkOptions(options, ['maxConnections'], '');
   if (!('totalCount' in db.$client)) throw new ConfigError('db', 'is not on a Pool of pg, which an inbox needs');
   outliveCuts(db.$client);
-  return {
+  return sharedBy(db, {
     name: 'drizzle',
     dialect: 'postgres',
     maxConnections: maxConnectionsOf(options, db.$client.options.max),
     runner,
     transaction: transactionsOf<Tx>({
+      runner,
       begin: (inside) =>
         db.transaction((tx) => {
           const session = sessionOf(tx);
+          // It knows a pool by the class of its own copy, and may take another one for a single client.
+          if ('totalCount' in session.client) {
+            throw new ConfigError(
+              'db',
+              'begins transactions on the pool itself; have it use the same copy of pg as you',
+            );
+          }
           session.client = new Lent(session.client as PoolClient) as unknown as RawClient;
           return inside(tx);
         }),
-      commit: (tx) => commitRaw(sessionOf(tx).client),
+      async commit(tx) {
+        (sessionOf(tx).client as unknown as Lent).close();
+        return 'left to it';
+      },
       spoil: (tx) => cut(sessionOf(tx).client),
     }),
-  };
+  });
 }
 
 interface Session {
@@ -90,6 +109,8 @@ function sessionOf(tx: DrizzleTx): Session {
 /** The client of a handler's transaction: dead once that has ended, so that it never reaches the next one. */
 class Lent {
   #client: PoolClient | undefined;
+  /** Only the end of the transaction is let through any more. */
+  #closed = false;
 
   constructor(client: PoolClient) {
     this.#client = client;
@@ -100,12 +121,24 @@ class Lent {
   }
 
   getTransactionStatus(): 'I' | 'T' | 'E' | null {
-    return this.#client === undefined ? 'I' : (this.#client.getTransactionStatus?.() ?? null);
+    return this.#client === undefined || this.#closed ? 'I' : (this.#client.getTransactionStatus?.() ?? null);
+  }
+
+  /** @throws when the handler has ended the transaction itself */
+  close(): void {
+    if (this.getTransactionStatus() === 'I') throw endedByHandler();
+    this.#closed = true;
   }
 
   query(...args: unknown[]): unknown {
-    if (this.#client === undefined) return Promise.reject(notOpen('its transaction has ended'));
-    return (this.#client.query as (...all: unknown[]) => unknown)(...args);
+    const client = this.#client;
+    const [{ text } = {}] = args as { readonly text?: string }[];
+    const commits = this.#closed && text === 'commit';
+    // Whatever the handler sends after a COMMIT of its own would commit by itself.
+    const lets = commits || text === 'rollback' || this.getTransactionStatus() !== 'I';
+    if (client === undefined || !lets) return Promise.reject(notOpen('its transaction has ended'));
+    const answer = (client.query as (...all: unknown[]) => unknown)(...args);
+    return commits ? certainly(answer as Promise<QueryResult>) : answer;
   }
 
   release(): void {
@@ -113,4 +146,11 @@ class Lent {
     this.#client = undefined;
     client?.release();
   }
+}
+
+/** PostgreSQL answers the COMMIT of a transaction that had failed with ROLLBACK, and without an error. */
+async function certainly(answer: Promise<QueryResult>): Promise<QueryResult> {
+  const result = await answer;
+  if (result.command !== 'COMMIT') throw new RolledBack();
+  return result;
 }

@@ -1,6 +1,6 @@
 import { ConfigError, checkOptions } from '@waybill/core/adapter';
 import type { Knex } from 'knex';
-import { endedByHandler, type LibraryOptions, maxConnectionsOf, notOpen, transactionsOf } from './library.ts';
+import { endedByHandler, type LibraryOptions, maxConnectionsOf, notOpen, sharedBy, transactionsOf } from './library.ts';
 import { commitRaw, cut, type RawClient, rawRunner } from './pg-library.ts';
 import type { SqlClient, SqlRunner, SqlTransactions } from './sql.ts';
 
@@ -22,12 +22,13 @@ export function knexAdapter(
   if (knex.isTransaction === true) throw new ConfigError('knex', 'is a transaction; give the Knex that begins them');
   checkOptions(options, ['maxConnections'], '');
   const client = clientOf(knex, 'knex');
-  return {
+  return sharedBy(knex, {
     name: 'knex',
     dialect: 'postgres',
     maxConnections: maxConnectionsOf(options, client.pool?.max ?? client.config?.pool?.max),
     runner,
     transaction: transactionsOf<Knex.Transaction>({
+      runner,
       begin: (inside) => knex.transaction(inside),
       async commit(trx) {
         const raw = await clientOf(trx, 'tx').acquireConnection();
@@ -42,7 +43,7 @@ export function knexAdapter(
         clientOf(trx, 'tx').acquireConnection().then(spoil, noop);
       },
     }),
-  };
+  });
 }
 
 function runner(trx: Knex.Transaction): SqlRunner {

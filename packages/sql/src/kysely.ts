@@ -2,12 +2,14 @@ import { ConfigError, checkOptions } from '@waybill/core/adapter';
 import type { CompiledQuery, Kysely, Transaction } from 'kysely';
 import type { Pool } from 'pg';
 import {
+  type CommitAnswer,
   commitBy,
   endedByHandler,
   type LibraryOptions,
   libraryError,
   maxConnectionsOf,
   notOpen,
+  sharedBy,
   spoilt,
   transactionsOf,
 } from './library.ts';
@@ -50,17 +52,24 @@ export function kyselyAdapter<DB>(
   if (db.isTransaction) throw new ConfigError('db', 'is a transaction; give the Kysely that begins them');
   checkOptions(options, ['maxConnections', 'pool'], '');
   if (options.pool !== undefined) outliveCuts(options.pool);
-  return {
+  // Newer versions pass on what the server answers to a COMMIT.
+  let tells = false;
+  return sharedBy(db, {
     name: 'kysely',
     dialect: 'postgres',
     maxConnections: maxConnectionsOf(options, options.pool?.options.max),
     runner: kyselyRunner,
     transaction: transactionsOf<Transaction<DB>>({
+      runner: kyselyRunner,
       begin: (inside) => db.transaction().execute(inside),
-      commit: commitKysely,
+      async commit(tx) {
+        const answer = await commitKysely(tx, tells);
+        tells = answer.told;
+        return answer.committed;
+      },
       spoil: spoilKysely,
     }),
-  };
+  });
 }
 
 /** Also for what MikroORM keeps, which is a transaction of Kysely. */
@@ -112,9 +121,9 @@ function resultOf(result: {
   return { rows, affected: Number(result.numAffectedRows ?? rows.length) };
 }
 
-export async function commitKysely(tx: KyselyTx): Promise<boolean> {
+export async function commitKysely(tx: KyselyTx, tells = false): Promise<CommitAnswer> {
   if (hasEnded(tx)) throw endedByHandler();
-  return commitBy(kyselyRunner(tx));
+  return commitBy(kyselyRunner(tx), tells);
 }
 
 export function spoilKysely(tx: KyselyTx): void {

@@ -1,6 +1,6 @@
 import { ConfigError, ConnectionError, WaybillError } from '@waybill/core/adapter';
 import { sqlError } from './errors.ts';
-import type { SqlResult, SqlRunner, SqlTransactions } from './sql.ts';
+import type { SqlRunner, SqlTransactions } from './sql.ts';
 
 /** Options of the transactions of a library. */
 export interface LibraryOptions {
@@ -13,14 +13,16 @@ export interface LibraryOptions {
 
 /** How the transactions of a library begin and end. */
 export interface LibraryTransactions<Tx> {
+  runner(tx: Tx): SqlRunner;
   /** Begins a transaction, commits it when the work resolves, and rolls it back when it rejects. */
   begin(work: (tx: Tx) => Promise<void>): Promise<unknown>;
   /**
-   * Commits, and resolves with whether the server did. Libraries do not tell, and PostgreSQL answers the COMMIT of a
-   * transaction that had failed with ROLLBACK and without an error. So this is COMMIT AND CHAIN: it leaves a transaction
-   * open, with nothing in it, for the library to commit.
+   * Commits, and resolves with whether the server did. Most libraries do not tell, and PostgreSQL answers the COMMIT of
+   * a transaction that had failed with ROLLBACK and without an error. So this is COMMIT AND CHAIN: it leaves a
+   * transaction open, with nothing in it, for the library to commit. Where the library does tell, this resolves with
+   * `left to it` and has done nothing.
    */
-  commit(tx: Tx): Promise<boolean>;
+  commit(tx: Tx): Promise<boolean | 'left to it'>;
   /** Makes sure that the transaction comes to nothing, while statements may still be sent to it. */
   spoil(tx: Tx): void;
 }
@@ -38,8 +40,7 @@ async function transact<Tx, T>(
   signal?.throwIfAborted();
   const given = Promise.withResolvers<never>();
   given.promise.catch(() => {});
-  const state: { open?: { readonly tx: Tx } | undefined; failed?: { readonly error: unknown }; done?: { result: T } } =
-    {};
+  const state: State<Tx, T> = {};
   const giveUp = (): void => {
     given.reject(signal?.reason);
     if (state.open !== undefined) library.spoil(state.open.tx);
@@ -52,65 +53,110 @@ async function transact<Tx, T>(
       signal?.throwIfAborted();
       const result = await work(tx);
       signal?.throwIfAborted();
-      await commit(library, tx);
-      state.done = { result };
+      const committed = await commitWith(library, tx);
+      state.done = { result, committed };
     } catch (error) {
-      state.failed = { error };
+      state.failed = { error: signal?.aborted ? error : await whyFailed(library.runner, tx, error) };
       throw error;
     } finally {
       state.open = undefined;
     }
   };
   const whole = async (): Promise<T> => {
-    let failure: unknown;
+    let failed: { readonly error: unknown } | undefined;
     try {
       await library.begin(inside);
     } catch (error) {
-      failure = error;
+      failed = { error };
     } finally {
       signal?.removeEventListener('abort', giveUp);
     }
-    // What came after the commit changes nothing any more.
-    if (state.done !== undefined) return state.done.result;
-    throw state.failed === undefined ? libraryError(failure) : state.failed.error;
+    if (state.failed !== undefined) throw state.failed.error;
+    if (state.done === undefined) throw libraryError(failed?.error);
+    // After a commit that is certain nothing changes any more.
+    if (failed === undefined || state.done.committed) return state.done.result;
+    throw commitError(failed.error);
   };
   // The library holds the connection until the work has ended, so that nothing of it reaches the next one to use it.
   return Promise.race([whole(), given.promise]);
 }
 
-async function commit<Tx>(library: LibraryTransactions<Tx>, tx: Tx): Promise<void> {
-  let committed: boolean;
+/** Work whose connection broke may say anything, or nothing; and most libraries hide that its rollback failed. */
+async function whyFailed<Tx>(runner: (tx: Tx) => SqlRunner, tx: Tx, error: unknown): Promise<unknown> {
+  if (WaybillError.is(error, 'CONNECTION')) return error;
+  try {
+    await runner(tx).run('SELECT 1');
+  } catch (now) {
+    if (WaybillError.is(now, 'CONNECTION')) return now;
+  }
+  return error;
+}
+
+interface State<Tx, T> {
+  open?: { readonly tx: Tx } | undefined;
+  failed?: { readonly error: unknown };
+  done?: { readonly result: T; readonly committed: boolean };
+}
+
+/** Resolves with whether it has been done; else the library does it. */
+async function commitWith<Tx>(library: LibraryTransactions<Tx>, tx: Tx): Promise<boolean> {
+  let committed: boolean | 'left to it';
   try {
     committed = await library.commit(tx);
-  } catch (cause) {
-    const error = libraryError(cause);
-    if (!WaybillError.is(error, 'CONNECTION')) throw error;
-    throw new ConnectionError(`the commit was not confirmed: ${error.message}`, { adapter: 'postgres', cause });
+  } catch (error) {
+    throw commitError(error);
   }
-  if (!committed) {
-    throw new Error('a statement of the transaction had failed, so PostgreSQL rolled it back instead of committing it');
+  if (!committed) throw new RolledBack();
+  return committed === true;
+}
+
+/** The commit was none. */
+export class RolledBack extends Error {
+  constructor() {
+    super('a statement of the transaction had failed, so PostgreSQL rolled it back instead of committing it');
   }
+}
+
+function commitError(cause: unknown): unknown {
+  const error = libraryError(cause);
+  if (!WaybillError.is(error, 'CONNECTION')) return error;
+  return new ConnectionError(`the commit was not confirmed: ${error.message}`, { adapter: 'postgres', cause });
 }
 
 export const commitAndChain = 'COMMIT AND CHAIN';
 
-/** `LibraryTransactions.commit` by statements alone: where nobody tells, the server is asked what became of it. */
-export async function commitBy(runner: SqlRunner): Promise<boolean> {
-  // Fails in a transaction that had failed.
+export interface CommitAnswer {
+  readonly committed: boolean;
+  /** Whether the library passed on what the server answered to the COMMIT. */
+  readonly told: boolean;
+}
+
+/**
+ * `LibraryTransactions.commit` by statements alone: where nobody tells, the server is asked what became of it.
+ *
+ * @param tells whether the library is known to tell
+ */
+export async function commitBy(runner: SqlRunner, tells = false): Promise<CommitAnswer> {
+  const id = tells ? undefined : await idOf(runner);
+  const command = await commitAndChainBy(runner);
+  if (command !== undefined || id === undefined) return { committed: command === 'COMMIT', told: true };
+  const { rows } = await runner.run(`SELECT pg_xact_status('${id}'::xid8) AS status`);
+  return { committed: rows[0]?.['status'] === 'committed', told: false };
+}
+
+/** Fails in a transaction that had failed. */
+async function idOf(runner: SqlRunner): Promise<string> {
   const { rows } = await runner.run('SELECT pg_current_xact_id()::text AS id');
-  const id = String(rows[0]?.['id']);
-  let answer: SqlResult;
+  return String(rows[0]?.['id']);
+}
+
+async function commitAndChainBy(runner: SqlRunner): Promise<unknown> {
   try {
-    answer = await runner.run(commitAndChain);
+    return (await runner.run(commitAndChain)).rows[0]?.['command'];
   } catch (error) {
     if ((error as { readonly code?: unknown }).code === noActiveTransaction) throw endedByHandler();
     throw error;
   }
-  // Newer versions of Kysely pass it on.
-  const command = answer.rows[0]?.['command'];
-  if (command !== undefined) return command === 'COMMIT';
-  const { rows: found } = await runner.run(`SELECT pg_xact_status('${id}'::xid8) AS status`);
-  return found[0]?.['status'] === 'committed';
 }
 
 const noActiveTransaction = '25P01';
@@ -135,13 +181,25 @@ export function maxConnectionsOf({ maxConnections }: LibraryOptions, told: unkno
   throw new ConfigError('maxConnections', `${found} is not a whole number above 0`);
 }
 
+const made = new WeakMap<object, SqlTransactions<never>>();
+
+/** The same transactions for the same source, because inboxes that have them in common also share their connections. */
+export function sharedBy<Tx>(source: object, transactions: SqlTransactions<Tx>): SqlTransactions<Tx> {
+  const known = made.get(source);
+  if (known?.name === transactions.name && known.maxConnections === transactions.maxConnections) {
+    return known as unknown as SqlTransactions<Tx>;
+  }
+  made.set(source, transactions as unknown as SqlTransactions<never>);
+  return transactions;
+}
+
 /** The error of the driver under those of a library, as one of Waybill's where it is one. */
 export function libraryError(error: unknown): unknown {
   let found = error;
   let inner: unknown = error;
   for (let depth = 0; depth < 5 && typeof inner === 'object' && inner !== null; depth++) {
     const typed = sqlError('postgres', inner);
-    if (WaybillError.is(typed)) return typed;
+    if (WaybillError.is(typed) || typed instanceof RolledBack) return typed;
     const { code, driverError, cause } = inner as { code?: unknown; driverError?: unknown; cause?: unknown };
     if (typeof code === 'string' && /^[0-9A-Z]{5}$/.test(code)) found = inner;
     inner = driverError ?? cause;

@@ -1,7 +1,7 @@
 import type { EntityManager } from '@mikro-orm/core';
 import { ConfigError, checkOptions, WaybillError } from '@waybill/core/adapter';
 import { commitKysely, type KyselyTx, kyselyRunner, spoilKysely } from './kysely.ts';
-import { endedByHandler, type LibraryOptions, maxConnectionsOf, notOpen, transactionsOf } from './library.ts';
+import { endedByHandler, type LibraryOptions, maxConnectionsOf, notOpen, sharedBy, transactionsOf } from './library.ts';
 import type { SqlClient, SqlRunner, SqlTransactions } from './sql.ts';
 
 export interface MikroOrmOptions extends LibraryOptions {}
@@ -28,12 +28,13 @@ export function mikroOrmAdapter<Em extends EntityManager>(
   checkOptions(options, ['maxConnections'], '');
   const begun = new WeakMap<Em, KyselyTx>();
   const { driverOptions, pool } = em.config.getAll() as Settings;
-  return {
+  return sharedBy(em, {
     name: 'mikro-orm',
     dialect: 'postgres',
     maxConnections: maxConnectionsOf(options, driverOptions?.max ?? pool?.max),
     runner,
     transaction: transactionsOf<Em>({
+      runner,
       async begin(inside) {
         let handed: Em | undefined;
         try {
@@ -56,14 +57,14 @@ export function mikroOrmAdapter<Em extends EntityManager>(
         const context = contextOf(tx);
         if (context === undefined || context !== begun.get(tx)) throw endedByHandler();
         await tx.flush();
-        return commitKysely(context);
+        return (await commitKysely(context)).committed;
       },
       spoil(tx) {
         const context = begun.get(tx);
         if (context !== undefined) spoilKysely(context);
       },
     }),
-  };
+  });
 }
 
 interface Settings {

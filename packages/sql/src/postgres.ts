@@ -207,7 +207,11 @@ class Handle {
   query(...args: any[]): unknown {
     if (this.#client !== undefined && statusOf(this.#client) !== 'I')
       return (this.#client.query as (...all: unknown[]) => unknown)(...args);
-    return Promise.reject(new ConfigError('tx', 'its transaction has ended; await all of its queries in the handler'));
+    const error = new ConfigError('tx', 'its transaction has ended; await all of its queries in the handler');
+    const callback = args.at(-1);
+    if (typeof callback !== 'function') return Promise.reject(error);
+    process.nextTick(callback, error);
+    return undefined;
   }
 }
 

@@ -6,6 +6,7 @@ import {
   libraryError,
   maxConnectionsOf,
   notOpen,
+  sharedBy,
   spoilt,
   transactionsOf,
 } from './library.ts';
@@ -62,15 +63,16 @@ export function prismaAdapter<Client extends PrismaLike>(
     maxConnections: maxConnectionsOf(options, undefined),
     runner,
     transaction: transactionsOf<PrismaTx>({
+      runner,
       begin: (inside) =>
         client.$transaction(inside, { timeout: longest, maxWait: longest }).catch((error: unknown) => {
           throw prismaError(error);
         }),
-      commit: (tx) => commitBy(runner(tx)),
+      commit: async (tx) => (await commitBy(runner(tx))).committed,
       spoil: (tx) => void tx.$executeRawUnsafe(spoilt).then(noop, noop),
     }),
   };
-  return transactions as unknown as SqlTransactions<PrismaTxOf<Client>>;
+  return sharedBy(prisma, transactions) as unknown as SqlTransactions<PrismaTxOf<Client>>;
 }
 
 /** The longest wait of a timer, in milliseconds; Prisma has no word for none. */

@@ -219,6 +219,9 @@ class File {
 }
 
 function pathOf(source: SqliteSource): string {
+  if (typeof source !== 'string' && typeof source?.location !== 'function') {
+    throw new ConfigError('database', 'is neither a path nor a database of node:sqlite');
+  }
   const path = typeof source === 'string' ? resolve(source) : source.location();
   if (path === null || source === ':memory:' || source === '') {
     throw new ConfigError('database', 'is in memory, where nobody else can open it; give the path of a file');

@@ -2,7 +2,7 @@
 export class Turns {
   #last: Promise<unknown> = Promise.resolve();
 
-  /** A signal that aborts takes the place in the line, and rejects with its reason. */
+  /** Rejects with the signal's reason, when its turn comes, if the signal has aborted by then. */
   take<T>(work: () => Promise<T>, signal?: AbortSignal): Promise<T> {
     const turn = this.#last.then(() => {
       signal?.throwIfAborted();

@@ -1,6 +1,6 @@
 import { ConfigError, ConnectionError, checkOptions } from '@waybill/core/adapter';
 import type { DataSource, EntityManager, QueryRunner } from 'typeorm';
-import { endedByHandler, type LibraryOptions, maxConnectionsOf, notOpen, transactionsOf } from './library.ts';
+import { endedByHandler, type LibraryOptions, maxConnectionsOf, notOpen, sharedBy, transactionsOf } from './library.ts';
 import { commitRaw, cut, type RawClient, rawRunner } from './pg-library.ts';
 import type { SqlClient, SqlRunner, SqlTransactions } from './sql.ts';
 
@@ -27,19 +27,18 @@ export function typeormAdapter(
     throw new ConfigError('dataSource', `speaks ${dataSource.options.type}, not postgres`);
   }
   const { driver, options: given } = dataSource as unknown as Insides;
-  return {
+  return sharedBy(dataSource, {
     name: 'typeorm',
     dialect: 'postgres',
     maxConnections: maxConnectionsOf(options, driver.master?.options?.max ?? given.extra?.max ?? given.poolSize),
     runner,
     transaction: transactionsOf<EntityManager>({
+      runner,
       begin: (inside) => dataSource.transaction(inside),
       async commit(manager) {
         const raw = await connectionOf(manager);
         if (raw !== undefined) return commitRaw(raw);
-        // TypeORM lets go of a connection that broke.
-        if (manager.queryRunner?.isTransactionActive === true) throw lost();
-        throw endedByHandler();
+        throw isLost(manager.queryRunner) ? lost() : endedByHandler();
       },
       spoil(manager) {
         const spoil = (raw: RawClient | undefined): void => {
@@ -48,7 +47,7 @@ export function typeormAdapter(
         connectionOf(manager).then(spoil, noop);
       },
     }),
-  };
+  });
 }
 
 interface Insides {
@@ -59,12 +58,18 @@ interface Insides {
 function runner(manager: EntityManager): SqlRunner {
   if (typeof manager?.transaction !== 'function') throw notOpen('is not an EntityManager of TypeORM');
   if (manager.queryRunner === undefined) throw notOpen('is an EntityManager outside of a transaction');
+  if (isLost(manager.queryRunner)) throw lost();
   if (!isOpen(manager.queryRunner)) throw notOpen();
   return rawRunner(async () => {
     const raw = await connectionOf(manager);
-    if (raw === undefined) throw notOpen('its transaction has ended');
-    return raw;
+    if (raw !== undefined) return raw;
+    throw isLost(manager.queryRunner) ? lost() : notOpen('its transaction has ended');
   });
+}
+
+/** TypeORM lets go of a connection that broke. */
+function isLost(queryRunner: QueryRunner | undefined): boolean {
+  return queryRunner?.isTransactionActive === true && queryRunner.isReleased;
 }
 
 function isOpen(queryRunner: QueryRunner | undefined): queryRunner is QueryRunner {

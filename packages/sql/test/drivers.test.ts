@@ -211,6 +211,16 @@ describe.each(Object.entries(drivers))('%s', (name, start) => {
     await driver.transactions.transaction(async () => {});
   });
 
+  it('lets nothing commit by itself once the transaction has gone', async () => {
+    const running = driver.transactions.transaction(async (tx) => {
+      await driver.query(tx, insert(8));
+      await driver.sneak(tx, 'ROLLBACK');
+      await (async () => driver.query(tx, insert(9)))().catch(() => {});
+    });
+    await expect(running).rejects.toThrow();
+    expect(await count()).toBe(0);
+  });
+
   it('does not take a transaction that failed for a commit', async () => {
     const running = driver.transactions.transaction(async (tx) => {
       await driver.query(tx, insert(7));
@@ -251,6 +261,87 @@ it('a statement without an answer is given up, with its connection', async () =>
     await Promise.all([pool.end(), other.end(), ...brokers.map((broker) => broker.stop())]);
   }
 }, 120_000);
+
+it('a callback is told as well that the transaction has ended', async () => {
+  const broker = await postgres();
+  const pool = new pg.Pool({ connectionString: broker.url, max: 1 });
+  try {
+    const kept = await pgTransactions(pool).transaction(async (tx) => tx);
+    const told = vi.fn();
+    kept.query('SELECT 1', told);
+    await vi.waitFor(() => expect(told).toHaveBeenCalledWith(expect.objectContaining({ field: 'tx' })));
+  } finally {
+    await pool.end();
+    await broker.stop();
+  }
+}, 60_000);
+
+it('a deadlock that the handler swallowed leaves nothing that commits by itself', async () => {
+  const broker = await mariadb();
+  const pool = createPool({ uri: broker.url, connectionLimit: 3 });
+  const other = await pool.getConnection();
+  try {
+    await pool.query('CREATE OR REPLACE TABLE deadlocks (id int PRIMARY KEY, n int)');
+    await pool.query('INSERT INTO deadlocks VALUES (1, 0), (2, 0)');
+    await other.query('START TRANSACTION');
+    // Whoever has changed less is the victim.
+    await other.query('INSERT INTO deadlocks VALUES (3, 0), (4, 0), (5, 0), (6, 0)');
+    await other.query('UPDATE deadlocks SET n = 1 WHERE id = 2');
+    const swallowed = vi.fn();
+    const running = mysqlTransactions(pool).transaction(async (tx) => {
+      await tx.query('UPDATE deadlocks SET n = 2 WHERE id = 1');
+      const circle = other.query('UPDATE deadlocks SET n = 1 WHERE id = 1');
+      const update = tx.query('UPDATE deadlocks SET n = 2 WHERE id = 2').catch(swallowed);
+      // Asked for before the answer of the one that fails.
+      const insert = tx.query('INSERT INTO deadlocks VALUES (7, 0)').catch(() => {});
+      await Promise.all([circle, update, insert]);
+    });
+    await expect(running).rejects.toThrow('rolled back the whole transaction');
+    expect(swallowed).toHaveBeenCalledWith(expect.objectContaining({ code: 'ER_LOCK_DEADLOCK' }));
+    await other.query('ROLLBACK');
+    expect((await mysqlDatabase(pool).run('SELECT id FROM deadlocks WHERE id = 7')).rows).toEqual([]);
+  } finally {
+    other.release();
+    await pool.query('DROP TABLE deadlocks');
+    await pool.end();
+    await broker.stop();
+  }
+}, 120_000);
+
+it('a handler that waits for a connection is given up at once', async () => {
+  const brokers = [await postgres(), await mariadb()] as const;
+  const pool = new pg.Pool({ connectionString: brokers[0].url, max: 1 });
+  const other = createPool({ uri: brokers[1].url, connectionLimit: 1 });
+  const taken = [await pool.connect(), await other.getConnection()] as const;
+  try {
+    for (const transactions of [pgTransactions(pool), mysqlTransactions(other)] as const) {
+      const work = vi.fn();
+      const running = transactions.transaction(work as never, AbortSignal.timeout(50));
+      await expect(running).rejects.toMatchObject({ name: 'TimeoutError' });
+      expect(work).not.toHaveBeenCalled();
+    }
+  } finally {
+    for (const connection of taken) connection.release();
+    await Promise.all([pool.query('SELECT 1'), other.query('SELECT 1')]);
+    await Promise.all([pool.end(), other.end(), ...brokers.map((broker) => broker.stop())]);
+  }
+}, 120_000);
+
+it('a statement of SQLite that was begun in time does nothing when it is too late', async () => {
+  const file = temporaryFile();
+  const transactions = sqliteTransactions(file.path);
+  try {
+    let rows: Iterator<unknown> | undefined;
+    await transactions.transaction(async (tx) => {
+      tx.exec('CREATE TABLE late (word text)');
+      rows = tx.prepare("INSERT INTO late VALUES ('late') RETURNING word").iterate();
+    });
+    expect(() => rows?.next()).toThrow('transaction has ended');
+  } finally {
+    transactions.close();
+    file.remove();
+  }
+});
 
 it('an older pg, which does not tell whether a transaction is open, is asked', async () => {
   const broker = await postgres();

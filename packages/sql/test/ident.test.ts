@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { ident, literal, qualified } from '../src/ident.ts';
+import { ident, indexName, literal, qualified } from '../src/ident.ts';
+import { withValues } from '../src/postgres.ts';
 
 describe('names', () => {
   it('are quoted by the rules of the dialect, whatever they hold', () => {
@@ -12,6 +13,29 @@ describe('names', () => {
   it.each(['', 'x\0y', 'ä'.repeat(32)])('that no database takes are refused: %j', (name) => {
     expect(() => qualified('postgres', 't', name)).toThrow('schema: ');
   });
+});
+
+describe('names of indexes', () => {
+  it('are those of their tables', () => {
+    expect(indexName('postgres', 'a"b', 'ends_at')).toBe('"a""b_ends_at"');
+  });
+
+  it('differ where long tables do, and are never cut', () => {
+    const long = ['x'.repeat(62), 'y'.repeat(61)].flatMap((text) => [
+      `${text}a`,
+      `${text}b`,
+      '€'.repeat(21),
+      '🚚'.repeat(15),
+    ]);
+    const names = new Set(long.map((table) => indexName('postgres', table, 'ends_at')));
+    expect(names.size).toBe(6);
+    for (const name of names) expect(Buffer.byteLength(name)).toBeLessThanOrEqual(65);
+  });
+});
+
+it('placeholders are not looked for in names', () => {
+  const statement = { name: 'x', text: 'SELECT $1 FROM "a$1""$2" WHERE $2', types: ['int', 'text'] };
+  expect(withValues(statement, ['7', "'$1'"])).toBe(`SELECT (7)::int FROM "a$1""$2" WHERE ('$1')::text`);
 });
 
 it('literals are exact', () => {

@@ -1,3 +1,4 @@
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import pg from 'pg';
 import { afterAll, beforeAll, expect, it, vi } from 'vitest';
 import type { GivenBroker } from '../../../conformance-tests/src/harness/broker-for.ts';
@@ -37,5 +38,28 @@ it('a pool whose connections are cut while they are idle does not end the proces
   );
   await vi.waitFor(() => expect(pool.totalCount).toBe(1));
   expect((await database.run('SELECT 1 AS one')).rows).toEqual([{ one: 1 }]);
+  await pool.end();
+});
+
+it('lets go of a server that does not answer any more', async () => {
+  const { hostname, port } = new URL(broker.url);
+  const sockets: Socket[] = [];
+  const proxy = createServer((near) => {
+    const far = connect(Number(port), hostname);
+    sockets.push(near, far);
+    for (const socket of [near, far]) socket.on('error', () => {});
+    near.pipe(far);
+    far.pipe(near);
+  });
+  await new Promise<void>((resolve) => void proxy.listen(0, '127.0.0.1', resolve));
+  const { port: open } = proxy.address() as AddressInfo;
+  const url = Object.assign(new URL(broker.url), { hostname: '127.0.0.1', port: String(open) });
+  const pool = new pg.Pool({ connectionString: url.href, max: 1 });
+  const listening = await pgDatabase(pool).listen?.('silent', () => {});
+  expect(sockets).toHaveLength(2);
+  for (const socket of sockets) socket.unpipe().pause();
+  await listening?.[Symbol.asyncDispose]();
+  for (const socket of sockets) socket.destroy();
+  proxy.close();
   await pool.end();
 });

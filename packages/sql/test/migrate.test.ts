@@ -77,11 +77,25 @@ describe.each(Object.entries(places))('migrations on %s', (dialect, start) => {
   });
 
   it.runIf(dialect === 'postgres')('make the schema that is named', async () => {
-    const schema = `s "${randomUUID().slice(0, 8)}"`;
+    const schema = `s "${randomUUID().slice(0, 8)}" '$waybill$; $$ --`;
     const quoted = `"${schema.replaceAll('"', '""')}"`;
     const wanted = { name: 'x', schema, versions: [[`CREATE TABLE IF NOT EXISTS ${quoted}.x (id int)`]] };
     expect(await migrate(place.database, wanted)).toEqual({ from: 0, to: 1 });
     expect(await migrate(place.database, wanted)).toEqual({ from: 1, to: 1 });
     await place.database.run(`DROP SCHEMA ${quoted} CASCADE`);
+  });
+
+  it.runIf(dialect === 'postgres')('may be raced whatever the isolation of transactions is', async () => {
+    const broker = await postgres();
+    const options = '-c default_transaction_isolation=serializable';
+    const pools = Array.from({ length: 4 }, () => new pg.Pool({ connectionString: broker.url, options, max: 1 }));
+    try {
+      const schema = { ...plan(1), schema: `raced_${randomUUID().slice(0, 8)}` };
+      const raced = await Promise.all(pools.map((pool) => migrate(pgDatabase(pool), schema)));
+      expect(raced.filter(({ from }) => from === 0)).toHaveLength(1);
+    } finally {
+      await Promise.all(pools.map((pool) => pool.end()));
+      await broker.stop();
+    }
   });
 });

@@ -21,6 +21,8 @@ import { type PrismaClient, prismaClient } from './prisma.ts';
 export interface Library<Tx = unknown> {
   readonly client: SqlClient<Tx>;
   readonly transactions: SqlTransactions<Tx>;
+  /** The transactions, made once more. */
+  again(): SqlTransactions<Tx>;
   /** As its users begin one. */
   transaction<T>(work: (tx: Tx) => Promise<T>): Promise<T>;
   /** Writes an order, with the means of the library. */
@@ -41,6 +43,7 @@ export const libraries: Readonly<Record<string, OpenLibrary>> = {
     return {
       client: kyselyAdapter() as SqlClient<unknown>,
       transactions: kyselyAdapter(db, { pool }),
+      again: () => kyselyAdapter(db, { pool }),
       transaction: (work) => db.transaction().execute(work),
       order: (tx, id) => tx.insertInto('orders').values({ id, total: 1 }).execute(),
       query: (tx, statement) => kyselySql.raw(statement).execute(tx),
@@ -57,6 +60,7 @@ export const libraries: Readonly<Record<string, OpenLibrary>> = {
     const library: Library<Tx> = {
       client: drizzleAdapter(),
       transactions: drizzleAdapter(db),
+      again: () => drizzleAdapter(db),
       transaction: (work) => db.transaction(work),
       order: (tx, id) => tx.insert(orders).values({ id, total: 1 }),
       query: (tx, statement) => tx.execute(sql.raw(statement)),
@@ -71,6 +75,7 @@ export const libraries: Readonly<Record<string, OpenLibrary>> = {
     return {
       client: knexAdapter(),
       transactions: knexAdapter(knex),
+      again: () => knexAdapter(knex),
       transaction: (work) => knex.transaction(work),
       order: (tx, id) => tx('orders').insert({ id, total: 1 }),
       query: async (tx, statement) => tx.raw(statement),
@@ -85,6 +90,7 @@ export const libraries: Readonly<Record<string, OpenLibrary>> = {
     const library: Library<Parameters<Parameters<PrismaClient['$transaction']>[0]>[0]> = {
       client: prismaAdapter(),
       transactions: prismaAdapter(prisma, { maxConnections: connections }),
+      again: () => prismaAdapter(prisma, { maxConnections: connections }),
       transaction: (work) => prisma.$transaction(work),
       order: (tx, id) => tx.order.create({ data: { id, total: 1 } }),
       query: (tx, statement) => tx.$executeRawUnsafe(statement),
@@ -104,6 +110,7 @@ export const libraries: Readonly<Record<string, OpenLibrary>> = {
     return {
       client: typeormAdapter(),
       transactions: typeormAdapter(dataSource),
+      again: () => typeormAdapter(dataSource),
       transaction: (work) => dataSource.transaction(work),
       order: (tx, id) => tx.insert(Order, { id, total: 1 }),
       query: (tx, statement) => tx.query(statement),
@@ -127,6 +134,7 @@ export const libraries: Readonly<Record<string, OpenLibrary>> = {
     return {
       client: mikroOrmAdapter() as SqlClient<MikroManager>,
       transactions: mikroOrmAdapter(orm),
+      again: () => mikroOrmAdapter(orm),
       transaction: (work) => orm.em.fork().transactional(work),
       // Flushed by the commit.
       order: async (tx, id) => {

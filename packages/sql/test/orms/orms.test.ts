@@ -289,9 +289,24 @@ describe.each(Object.entries(libraries))('%s', (name, open) => {
     await waitFor(async () => expect(await inbox.run(wanted, async () => true)).toBe('ran'));
   });
 
+  it('says that the connection broke whatever the handler says', async () => {
+    const run = library.transactions.transaction(async () => {
+      await cut();
+      await wait(50);
+      throw new Error('something else');
+    });
+    await expect(run).rejects.toMatchObject({ code: 'CONNECTION' });
+    const failed = library.transactions.transaction(async () => {
+      throw new Error('something else');
+    });
+    await expect(failed).rejects.toThrow('something else');
+  });
+
   it('runs as many handlers as its pool allows, less one', async () => {
     expect(library.transactions.maxConnections).toBe(connections);
     expect(inbox.maxConcurrency).toBe(connections - 1);
+    // Several inboxes share them.
+    expect(library.again()).toBe(library.transactions);
     const outcomes = await Promise.all(
       Array.from({ length: 20 }, () =>
         inbox.run(claim(), async (tx) => {
