@@ -173,6 +173,10 @@ const steps: readonly Step[] = [
   { name: 'parity table', run: node('conformance-tests/dist/parity.js', '--check', results) },
   { name: 'conformance on other versions of brokers', run: sideBySide(variants.map(onVariant)) },
   { name: 'fastify-orders', run: fastifyOrders },
+  {
+    name: 'outbox and inbox with processes killed',
+    run: node('scripts/crash-test/main.ts', '--rounds', '12', '--broker', 'redis', '--broker', 'sqlite'),
+  },
   { name: 'a worker that is killed, on sqlite', run: node('examples/order-flow/dist/restart.js') },
   ...['order-flow', 'tour'].flatMap((name) =>
     Object.entries(adapters).map(([adapter, start]) => ({ name: `${name} on ${adapter}`, run: example(name, start) })),

@@ -1,8 +1,8 @@
 /**
- * `npm run crash-test -- [--broker KIND]… [--database KIND] [--rounds N] [--each N] [--seed N] [--json]`: whether
- * outbox and inbox keep their word when processes are killed. A service writes rows and their events, a relay sends them, a consumer
- * adds them up; one of the three is killed in each round, and database and broker are restarted now and then. In the
- * end each committed row must have had its effect once, in the order of its account, and no other row any.
+ * `npm run crash-test -- [--broker KIND]… [--database KIND] [--rounds N] [--each N] [--seed N] [--json]`: whether outbox
+ * and inbox keep their word when processes are killed. A service writes rows and their events, a relay sends them, a
+ * consumer adds them up; one of the three is killed in each round, and database and broker are restarted now and then.
+ * In the end each committed row must have had its effect once, in the order of its account, and no other row any.
  * Exit code 1 when that is not so, with what was found. What the processes printed stands in `out/crash-test/`.
  *
  * Brokers: rabbitmq, kafka, redis, sqlite, sqs, pubsub. Databases: postgres, mariadb, sqlite. Default: PostgreSQL with

@@ -397,8 +397,9 @@ export class LaneReceiver implements Receiver, LinkListener {
       if (stream === topicStream) lane.lastId = largest(lane.lastId, entry.id);
       else lane.lastRetryId = largest(lane.lastRetryId, entry.id);
       const name = handName({ stream, entry });
-      // Lost while the answer was on its way: the next owner begins with it.
-      if (lane.state !== 'ours' || lane.hand.has(name)) continue;
+      // Lost while the answer was on its way: the next owner begins with it. In doubt since it was asked for: something
+      // before it may be pending, so it waits until the books are compared, which finds it too (ORD-01).
+      if (lane.state !== 'ours' || lane.doubt || lane.hand.has(name)) continue;
       const delivery: LaneDelivery = {
         ...fromEntry(entry, `${lane.name}/`),
         lane: lane.name,

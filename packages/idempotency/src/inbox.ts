@@ -1,5 +1,5 @@
 import type { Claim, ClaimOutcome, Fence, Inbox } from '@waybill/core';
-import { checkOptions, systemClock } from '@waybill/core/adapter';
+import { checkOptions, systemClock, WaybillError } from '@waybill/core/adapter';
 import { isTransient, type SqlDatabase, type SqlTransactions } from '@waybill/sql';
 import { Cleaner } from './cleaner.ts';
 import { Heartbeats } from './heartbeats.ts';
@@ -80,8 +80,9 @@ export function sqlInbox<Tx>(
     } catch (error) {
       // Somebody got in the way of the claim: the message is looked at again.
       if (outcome === undefined && !called && isTransient(database.dialect, error)) return 'busy';
-      // A roll-back that did not succeed leaves nothing either: the connection ends with it.
-      if (outcome === undefined || outcome === 'ran') throw error;
+      // A roll-back that did not succeed leaves nothing either: the connection ends with it. If it was lost before, that
+      // is what the handler failed of.
+      if (outcome === undefined || outcome === 'ran' || WaybillError.is(error, 'CONNECTION')) throw error;
     }
     return outcome ?? 'failed';
   };
