@@ -1,5 +1,5 @@
-import type { SqlDatabase, SqlValue } from '@waybill/sql';
-import { again, inOrder, type Versions } from './sql-store.ts';
+import { again, type SqlDatabase, type SqlValue } from '@waybill/sql';
+import { inOrder, type Versions } from './sql-store.ts';
 import { type Answer, type ClaimTable, readable, type Wanted } from './table.ts';
 
 export const mysqlVersions: Versions = (table) => [

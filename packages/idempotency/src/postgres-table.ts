@@ -1,5 +1,5 @@
-import { indexName, type SqlDatabase } from '@waybill/sql';
-import { again, inOrder, type Versions } from './sql-store.ts';
+import { again, indexName, type SqlDatabase } from '@waybill/sql';
+import { inOrder, type Versions } from './sql-store.ts';
 import { type Answer, type ClaimTable, readable, type Wanted } from './table.ts';
 
 export const postgresVersions: Versions = (table, { table: name = 'waybill_idempotency' }) => [

@@ -2,7 +2,6 @@ import type { IdempotencyStore } from '@waybill/core';
 import { checkOptions, type Duration, duration } from '@waybill/core/adapter';
 import {
   type Dialect,
-  isTransient,
   type MigrateResult,
   migrate,
   qualified,
@@ -69,17 +68,6 @@ export function sqlStore(
   const database = open({ timeout: 3 * timeout });
   const store = new LeasedStore(claimTable(database, tableOf(database.dialect, options)), timeout);
   return { run: (claim, work) => store.run(claim, work), ...migratable(database, versions, options) };
-}
-
-/** Tries a statement that is whole in itself again when others got in its way. */
-export async function again<T>(dialect: Dialect, step: () => Promise<T>): Promise<T> {
-  for (let tries = 1; ; tries++) {
-    try {
-      return await step();
-    } catch (error) {
-      if (tries === 5 || !isTransient(dialect, error)) throw error;
-    }
-  }
 }
 
 /** Rows are locked in one order by everybody, so that nobody waits in a circle. */

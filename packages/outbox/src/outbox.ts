@@ -15,6 +15,7 @@ import {
   ident,
   migrate,
   qualified,
+  repeating,
   type Schema,
   type SqlClient,
   type SqlDatabase,
@@ -63,7 +64,8 @@ class SqlOutbox<Tx> implements Outbox<Tx> {
     const { table = 'waybill_outbox', schema, codec, middleware } = options;
     const { dialect } = database;
     const name = (suffix: string): string => qualified(dialect, `${table}${suffix}`, schema);
-    this.#database = database;
+    // Relays and publishers get in each other's way now and then.
+    this.#database = repeating(database);
     this.#client = client;
     this.#statements = statements(
       {

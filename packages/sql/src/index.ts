@@ -1,3 +1,4 @@
+export { again, repeating } from './again.ts';
 export { isLockTimeout, isTransient, sqlError } from './errors.ts';
 export { ident, indexName, literal, qualified } from './ident.ts';
 export { type MigrateResult, migrate, type Schema, schemaSql } from './migrate.ts';
