@@ -11,6 +11,7 @@ import type { Codec } from './codec.ts';
 import { decodeBare } from './decode.ts';
 import { ConfigError, ConnectionError, WaybillError } from './errors.ts';
 import { backOff } from './retry.ts';
+import { type CompiledSelection, compileSelection, type Selection } from './selection.ts';
 import { checkOptions } from './url.ts';
 import type { DeadLetterReason } from './wire.ts';
 
@@ -39,16 +40,8 @@ export interface DeadLetter {
   readonly at: Date;
 }
 
-/** Which dead letters. With several of these, all of them have to fit. */
-export type DeadLetterSelection =
-  | 'all'
-  | {
-      /** Entry ids. */
-      readonly ids?: readonly string[];
-      readonly where?: (letter: DeadLetter) => boolean;
-      /** The oldest ones, at most this many. */
-      readonly limit?: number;
-    };
+/** Which dead letters. */
+export type DeadLetterSelection = Selection<DeadLetter>;
 
 /** A group's dead letters (DLQ-03). */
 export interface DeadLetters {
@@ -81,43 +74,19 @@ export function deadLettersOf(context: DeadLettersContext): DeadLetters {
       checkOptions(options, ['limit', 'where'], '');
       const { limit = stride, where } = options;
       const found: DeadLetter[] = [];
-      await walk(context, compile(where === undefined ? { limit } : { limit, where }), async (_scan, chosen) => {
-        for (const { letter } of chosen) found.push(letter);
-        return chosen.length;
-      });
+      await walk(
+        context,
+        compileSelection(where === undefined ? { limit } : { limit, where }),
+        async (_scan, chosen) => {
+          for (const { letter } of chosen) found.push(letter);
+          return chosen.length;
+        },
+      );
       return found;
     },
-    redrive: async (select) => carryOut(context, 'redrive', compile(select)),
-    purge: async (select) => carryOut(context, 'purge', compile(select)),
+    redrive: async (select) => carryOut(context, 'redrive', compileSelection(select)),
+    purge: async (select) => carryOut(context, 'purge', compileSelection(select)),
   };
-}
-
-/** A selection that has been checked. */
-interface Plan {
-  readonly ids: ReadonlySet<string> | undefined;
-  readonly where: ((letter: DeadLetter) => boolean) | undefined;
-  readonly limit: number;
-}
-
-/** @throws ConfigError */
-function compile(select: DeadLetterSelection): Plan {
-  if (select === 'all') return { ids: undefined, where: undefined, limit: Number.POSITIVE_INFINITY };
-  if (typeof select !== 'object' || select === null) {
-    throw new ConfigError('select', "is neither 'all' nor an object with ids, where or limit");
-  }
-  checkOptions(select, ['ids', 'where', 'limit'], 'select');
-  const { ids, where, limit } = select;
-  if (ids === undefined && where === undefined && limit === undefined) {
-    throw new ConfigError('select', "selects nothing; write 'all' for all of them, or give ids, where or limit");
-  }
-  if (ids !== undefined && !(Array.isArray(ids) && ids.every((id) => typeof id === 'string'))) {
-    throw new ConfigError('select.ids', 'is not a list of entry ids');
-  }
-  if (where !== undefined && typeof where !== 'function') throw new ConfigError('select.where', 'is not a function');
-  if (limit !== undefined && !(Number.isInteger(limit) && limit >= 1)) {
-    throw new ConfigError('select.limit', `${limit} is not a whole number from 1 on`);
-  }
-  return { ids: ids && new Set(ids), where, limit: limit ?? Number.POSITIVE_INFINITY };
 }
 
 interface Chosen {
@@ -128,7 +97,7 @@ interface Chosen {
 /** Walks over what is there, oldest first. `visit` says how many of the chosen ones count towards the limit. */
 async function walk(
   context: DeadLettersContext,
-  { ids, where, limit }: Plan,
+  { ids, where, limit }: CompiledSelection<DeadLetter>,
   visit: (scan: DeadLetterScan, chosen: readonly Chosen[], group: GroupRef) => Promise<number>,
 ): Promise<number> {
   const group = await context.group();
@@ -207,7 +176,11 @@ const repeatAfter = { initial: 100, max: 2_000 } as const;
  *
  * @throws ConnectionError when the broker does not get it done; what is left stays where it is
  */
-async function carryOut(context: DeadLettersContext, verb: 'redrive' | 'purge', plan: Plan): Promise<number> {
+async function carryOut(
+  context: DeadLettersContext,
+  verb: 'redrive' | 'purge',
+  plan: CompiledSelection<DeadLetter>,
+): Promise<number> {
   let done = 0;
   return walk(context, plan, async (scan, chosen, group) => {
     const before = done;

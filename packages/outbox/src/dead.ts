@@ -1,4 +1,4 @@
-import { ConfigError, checkOptions } from '@waybill/core/adapter';
+import { ConfigError, compileSelection } from '@waybill/core/adapter';
 import type { SqlDatabase } from '@waybill/sql';
 import { Declarations, messageOf, type RawRow } from './row.ts';
 import type { Statements } from './statements.ts';
@@ -32,7 +32,7 @@ export async function carryOut(
   verb: 'revive' | 'purge',
   select: DeadSelection,
 ): Promise<number> {
-  const { ids, where, limit } = compile(select);
+  const { ids, where, limit } = compileSelection(select);
   let done = 0;
   let chosen = 0;
   for await (const page of pages(database, statements)) {
@@ -48,27 +48,6 @@ export async function carryOut(
     if (chosen >= limit) break;
   }
   return done;
-}
-
-interface Plan {
-  readonly ids: ReadonlySet<string> | undefined;
-  readonly where: ((dead: DeadMessage) => boolean) | undefined;
-  readonly limit: number;
-}
-
-/** @throws ConfigError */
-function compile(select: DeadSelection): Plan {
-  if (select === 'all') return { ids: undefined, where: undefined, limit: Number.POSITIVE_INFINITY };
-  if (typeof select !== 'object' || select === null) {
-    throw new ConfigError('select', "is neither 'all' nor an object with ids, where or limit");
-  }
-  checkOptions(select, ['ids', 'where', 'limit'], 'select');
-  const { ids, where, limit } = select;
-  if (ids === undefined && where === undefined && limit === undefined) {
-    throw new ConfigError('select', "has neither ids nor where nor limit; 'all' takes all of them");
-  }
-  checkLimit(limit, 'select.limit');
-  return { ids: ids && new Set(ids), where, limit: limit ?? Number.POSITIVE_INFINITY };
 }
 
 /** @throws ConfigError */

@@ -22,7 +22,6 @@ import {
   type SqlRunner,
   schemaSql,
 } from '@waybill/sql';
-import { backlogOf } from './backlog.ts';
 import { carryOut, checkLimit, peekDead } from './dead.ts';
 import { compileRelayOptions } from './relay/options.ts';
 import { OutboxRelay } from './relay/relay.ts';
@@ -145,7 +144,7 @@ class SqlOutbox<Tx> implements Outbox<Tx> {
     checkOptions(options, ['limit', 'where'], '');
     const { limit = 100, where } = options;
     checkLimit(limit, 'limit');
-    const backlog = backlogOf(await this.#statements.backlog(this.#database));
+    const backlog = await this.#statements.backlog(this.#database);
     return { ...backlog, letters: await peekDead(this.#database, this.#statements, limit, where) };
   }
 

@@ -1,5 +1,6 @@
 import type { SqlDatabase, SqlRunner, SqlValue } from '@waybill/sql';
 import type { RawRow } from './row.ts';
+import type { OutboxBacklog } from './types.ts';
 
 /** The tables of one outbox, quoted, and with their schema. */
 export interface Tables {
@@ -38,15 +39,6 @@ export interface PageRequest {
   readonly keysLeftOut: readonly (readonly [topic: string, key: string])[];
 }
 
-export interface Backlog {
-  readonly pending: number;
-  /** Of these, the ones that have failed at least once. */
-  readonly retrying: number;
-  readonly dead: number;
-  /** Milliseconds since the oldest pending row was published. */
-  readonly age: number | undefined;
-}
-
 /**
  * What an outbox asks of its database: one object a dialect. All times are the database's own, so the clocks of the
  * processes do not matter. Every method is one statement, or one transaction of its own, and may be repeated.
@@ -81,7 +73,7 @@ export interface Statements {
    */
   sweep(db: SqlDatabase, after: number, age: number, limit: number): Promise<number | undefined>;
 
-  backlog(db: SqlRunner): Promise<Backlog>;
+  backlog(db: SqlRunner): Promise<OutboxBacklog>;
   /** Dead rows after the id, the oldest first. */
   dead(db: SqlRunner, after: number, limit: number): Promise<readonly RawRow[]>;
   /** Makes dead rows pending again. Returns how many. */

@@ -11,7 +11,7 @@ import type {
   PublishResult,
   Receipt,
 } from '@waybill/core';
-import type { Logger } from '@waybill/core/adapter';
+import type { Logger, Selection } from '@waybill/core/adapter';
 import type { SqlClient } from '@waybill/sql';
 
 export interface OutboxOptions<Tx> {
@@ -186,13 +186,5 @@ export interface DeadMessage {
   readonly at: Date;
 }
 
-/** Which dead messages. With several of these, all of them have to fit. */
-export type DeadSelection =
-  | 'all'
-  | {
-      /** Entries. */
-      readonly ids?: readonly string[];
-      readonly where?: (dead: DeadMessage) => boolean;
-      /** The oldest ones, at most this many. */
-      readonly limit?: number;
-    };
+/** Which dead messages. */
+export type DeadSelection = Selection<DeadMessage>;

@@ -1,3 +1,4 @@
+import { backlogOf } from '../backlog.ts';
 import { laneCount } from '../lanes.ts';
 import { columns } from '../row.ts';
 import type { Statements, Tables } from '../statements.ts';
@@ -169,14 +170,7 @@ export function mysqlStatements({ outbox, lanes, relays, index }: Tables): State
           (SELECT count(*) FROM ${outbox} WHERE dead_at IS NOT NULL) AS dead
         FROM ${outbox} FORCE INDEX (${index('pending')}) WHERE pending = 1`,
       );
-      const row = rows[0] ?? {};
-      const age = row['age'] ?? null;
-      return {
-        pending: Number(row['pending'] ?? 0),
-        retrying: Number(row['retrying'] ?? 0),
-        dead: Number(row['dead'] ?? 0),
-        age: age === null ? undefined : Math.max(0, Number(age)),
-      };
+      return backlogOf(rows[0]);
     },
     async dead(db, after, limit) {
       const { rows } = await db.run(

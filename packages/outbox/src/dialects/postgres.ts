@@ -1,3 +1,4 @@
+import { backlogOf } from '../backlog.ts';
 import { laneCount } from '../lanes.ts';
 import { columns } from '../row.ts';
 import type { Statements, Tables } from '../statements.ts';
@@ -186,14 +187,7 @@ export function postgresStatements({ outbox, lanes, relays, index }: Tables, cha
           (SELECT count(*)::float8 FROM ${outbox} WHERE dead_at IS NOT NULL) AS dead
         FROM ${outbox} WHERE sent_at IS NULL AND dead_at IS NULL`,
       );
-      const row = rows[0] ?? {};
-      const age = row['age'] ?? null;
-      return {
-        pending: Number(row['pending'] ?? 0),
-        retrying: Number(row['retrying'] ?? 0),
-        dead: Number(row['dead'] ?? 0),
-        age: age === null ? undefined : Math.max(0, Number(age)),
-      };
+      return backlogOf(rows[0]);
     },
     async dead(db, after, limit) {
       const { rows } = await db.run(

@@ -1,4 +1,4 @@
-import { ConfigError, checkOptions, duration, type Logger, silent } from '@waybill/core/adapter';
+import { ConfigError, checkOptions, consoleLogger, duration, type Logger, silent } from '@waybill/core/adapter';
 import type { RelayOptions, RelayStats } from '../types.ts';
 
 /** The options of a relay, checked, with their defaults; times in milliseconds. */
@@ -61,16 +61,6 @@ export function compileRelayOptions(options: RelayOptions): RelaySettings {
     logger: logger === false ? silent : (logger ?? consoleLogger),
   };
 }
-
-const nothing = (): void => {};
-
-/** Warnings and errors to the console, as a bus does. */
-const consoleLogger: Logger = {
-  debug: nothing,
-  info: nothing,
-  warn: (text, details) => console.warn(text, details ?? ''),
-  error: (text, details) => console.error(text, details ?? ''),
-};
 
 function whole(field: string, value: number): void {
   if (!Number.isInteger(value) || value < 1) throw new ConfigError(field, `${value} is not a whole number from 1 on`);

@@ -3,7 +3,6 @@ import type { Bus, CloseOptions } from '@waybill/core';
 import { Alarm, backOff, ClosedError, ConfigError, systemClock as clock, duration, sleep } from '@waybill/core/adapter';
 import { send } from '@waybill/core/outbox';
 import type { SqlDatabase } from '@waybill/sql';
-import { backlogOf } from '../backlog.ts';
 import { Declarations, messageOf, type RawRow } from '../row.ts';
 import type { Statements } from '../statements.ts';
 import type { Relay, RelayState, RelayStats } from '../types.ts';
@@ -145,7 +144,7 @@ export class OutboxRelay implements Relay {
 
   async stats(): Promise<RelayStats> {
     const { database, statements } = this.#setup;
-    const backlog = await statements.backlog(database).then(backlogOf, () => undefined);
+    const backlog = await statements.backlog(database).catch(() => undefined);
     const problem = this.#databaseProblem ?? this.#weather.problem;
     return {
       state: this.state,
