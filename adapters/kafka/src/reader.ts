@@ -269,7 +269,7 @@ export class Reader {
     for (const log of this.#order) log.alive = false;
     if (this.#member !== undefined) await shortly(this.#options.clock, LAST_WORDS, this.#member.close());
     this.#committer?.close();
-    await Promise.all(this.#loops.values());
+    await shortly(this.#options.clock, LAST_WORDS, Promise.all(this.#loops.values()));
     this.#logs.clear();
     this.#order = [];
   }
@@ -609,7 +609,7 @@ export class Reader {
 
   /** RET-02: what the group was to read next is not there. */
   async #outOfRange(log: PartitionLog): Promise<void> {
-    const { driver, events, group } = this.#options;
+    const { driver, events } = this.#options;
     const [earliest, latest] = await driver.offsets([
       { topic: log.topic, partition: log.partition, at: 'earliest' },
       { topic: log.topic, partition: log.partition, at: 'latest' },
@@ -617,13 +617,18 @@ export class Reader {
     if (earliest instanceof KafkaFailure) throw earliest;
     const first = earliest ?? 0;
     if (!log.alive || (log.next >= first && typeof latest === 'number' && log.next <= latest)) return;
-    const who = group === undefined ? 'a broadcast' : `group "${group}"`;
     const what =
       log.next < first
-        ? `offsets ${log.next} to ${first - 1} of partition ${log.partition} of topic "${log.topic}" were deleted before ${who} had read them; it goes on from offset ${first}`
-        : `partition ${log.partition} of topic "${log.topic}" ends at ${String(latest)}, before offset ${log.next} where ${who} was; it goes on from the earliest message, offset ${first}`;
+        ? `offsets ${log.next} to ${first - 1} of partition ${log.partition} of topic "${log.topic}" were deleted before ${this.#who} had read them; it goes on from offset ${first}`
+        : `partition ${log.partition} of topic "${log.topic}" ends at ${String(latest)}, before offset ${log.next} where ${this.#who} was; it goes on from the earliest message, offset ${first}`;
     events.positionLost(log.unit, what);
     await this.#startAnew(log, first);
+  }
+
+  /** Whoever reads, for texts. */
+  get #who(): string {
+    const { group } = this.#options;
+    return group === undefined ? 'a broadcast' : `group "${group}"`;
   }
 
   async #startAnew(log: PartitionLog, offset: number): Promise<void> {
@@ -651,9 +656,17 @@ export class Reader {
   }
 
   async #restoreNow(topic: string): Promise<void> {
-    await this.#options.events.missing(topic);
-    this.#options.driver.forget(topic);
-    for (const log of this.#order) if (log.topic === topic && log.next > 0) await this.#startAnew(log, 0);
+    const { driver, events } = this.#options;
+    await events.missing(topic);
+    driver.forget(topic);
+    for (const log of this.#order) {
+      if (log.topic !== topic || log.next === 0) continue;
+      events.positionLost(
+        log.unit,
+        `topic "${topic}" was deleted; ${this.#who}, which was at offset ${log.next} of partition ${log.partition}, goes on from the first message of what took its place`,
+      );
+      await this.#startAnew(log, 0);
+    }
   }
 
   /** Nothing to ask for; something that was refused is asked for again after a while. */

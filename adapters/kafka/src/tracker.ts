@@ -34,11 +34,6 @@ export class Tracker {
     return this.#read[this.#head] ?? this.#next;
   }
 
-  /** How many are done beyond the position. */
-  get doneBeyond(): number {
-    return this.#done.size;
-  }
-
   /** A record that was read; false when it was done before, so that it is not handed out again. */
   add(offset: number): boolean {
     this.#next = offset + 1;
