@@ -29,6 +29,7 @@ import {
   type ReceiverParts,
   retryStream,
   topicStream,
+  type Unsettled,
   Wake,
   waitFor,
   whatOf,
@@ -55,6 +56,7 @@ const clusterPause = { shortest: 5, longest: 80 } as const;
 const handOverDeadline = 30_000;
 
 interface LaneDelivery extends Delivery {
+  leaseUntil: number;
   readonly stream: number;
   readonly entry: Entry;
   /** A settlement of it ended without an answer: when it is pending no more, it was done. */
@@ -84,10 +86,10 @@ class Lane {
   ailing = false;
   /** The group is not there (LIFE-07). Only who may have a lane sees that, so its owner makes the group again. */
   missing = false;
-  /** Pending and not in hand: to be handed out before anything new. */
-  backlog: { readonly stream: number; readonly id: string }[] = [];
+  /** Pending and not in hand: to be handed out before anything new. While in doubt neither whole nor sorted. */
+  backlog: Unsettled[] = [];
   readonly hand = new Map<string, LaneDelivery>();
-  /** The last ids that the group was given. */
+  /** The last ids that the group was given; while it is away, up to where nothing was left unsettled. */
   lastId = '0-0';
   lastRetryId = '0-0';
   readonly losses: Losses;
@@ -100,6 +102,30 @@ class Lane {
 
   get readable(): boolean {
     return this.state === 'ours' && !this.paused && !this.ailing;
+  }
+
+  /** After what it begins when its group is made again. */
+  get start(): string {
+    const inHand = [...this.hand.values()].map(({ stream, entry }) => ({ stream, id: entry.id }));
+    return firstUnsettled(this.lastId, [...inHand, ...this.backlog]);
+  }
+
+  /** Lets go of one that stays pending: it is handed out again before what comes after it, once the books are compared. */
+  putBack(delivery: LaneDelivery): void {
+    this.hand.delete(handName(delivery));
+    this.backlog.push({ stream: delivery.stream, id: delivery.entry.id });
+    this.doubt = true;
+  }
+
+  /** Its next owner begins with what is unsettled. */
+  goAway(): void {
+    this.lastId = this.start;
+    this.state = 'away';
+    this.paused = false;
+    // Core may not have them yet, and must not start their handlers then (GUAR-02).
+    for (const one of this.hand.values()) one.leaseUntil = 0;
+    this.hand.clear();
+    this.backlog = [];
   }
 }
 
@@ -200,9 +226,8 @@ export class LaneReceiver implements Receiver, LinkListener {
       const lane = this.#lanes[Number(delivery.lane)] as Lane;
       if (lane.hand.get(handName(delivery as LaneDelivery)) !== delivery) continue;
       if (verb === 'abandon' || verb === 'giveBack') {
-        // It stays in the lane's book, and is handed out again before what comes after it.
-        lane.hand.delete(handName(delivery as LaneDelivery));
-        lane.doubt = true;
+        lane.putBack(delivery as LaneDelivery);
+        this.#wake.up();
         results[i] = 'applied';
       } else {
         const places = byLane.get(lane);
@@ -312,7 +337,18 @@ export class LaneReceiver implements Receiver, LinkListener {
       }
     });
     if (got.length === 0 && missing) await this.#repair();
-    return got;
+    return got.filter((one) => this.#stands(one));
+  }
+
+  /** Other lanes may have been waited for since it was read. */
+  #stands(delivery: LaneDelivery): boolean {
+    const lane = this.#lanes[Number(delivery.lane)] as Lane;
+    // Lost meanwhile: the next owner begins with it.
+    if (lane.hand.get(handName(delivery)) !== delivery) return false;
+    if (!lane.doubt) return true;
+    // Something before it may have been let go since it was asked for, and has to come first (ORD-01).
+    lane.putBack(delivery);
+    return false;
   }
 
   async #readOne(lane: Lane, max: number): Promise<LaneDelivery[]> {
@@ -349,20 +385,20 @@ export class LaneReceiver implements Receiver, LinkListener {
         this.#lose(lane, 'another member has the lane');
         return;
       }
-      const missing: { stream: number; id: string; place: string }[] = [];
+      const unread: (Unsettled & { readonly place: string })[] = [];
       for (const one of asList(reply)) {
         const [place, idReply, behind] = asList(one);
         const id = asText(idReply);
         const at = asNumber(place);
         if (lane.hand.has(`${at}:${id}`)) continue;
         // A redriven message stands behind what was there when it was redriven.
-        missing.push({ stream: at, id, place: at === retryStream ? asText(behind) || '0-0' : id });
+        unread.push({ stream: at, id, place: at === retryStream ? asText(behind) || '0-0' : id });
       }
-      missing.sort((a, b) => {
+      unread.sort((a, b) => {
         if (a.place === b.place) return a.stream - b.stream;
         return isAfter(a.place, b.place) ? 1 : -1;
       });
-      lane.backlog = missing;
+      lane.backlog = unread;
     } catch (error) {
       lane.doubt = true;
       throw error;
@@ -389,6 +425,8 @@ export class LaneReceiver implements Receiver, LinkListener {
   }
 
   #keep(lane: Lane, found: readonly unknown[]): LaneDelivery[] {
+    // Lost while the answer was on its way: the next owner begins with it.
+    if (lane.state !== 'ours') return [];
     const kept: LaneDelivery[] = [];
     for (const one of found) {
       const [place, id, fields] = asList(one);
@@ -397,9 +435,7 @@ export class LaneReceiver implements Receiver, LinkListener {
       if (stream === topicStream) lane.lastId = largest(lane.lastId, entry.id);
       else lane.lastRetryId = largest(lane.lastRetryId, entry.id);
       const name = handName({ stream, entry });
-      // Lost while the answer was on its way: the next owner begins with it. In doubt since it was asked for: something
-      // before it may be pending, so it waits until the books are compared, which finds it too (ORD-01).
-      if (lane.state !== 'ours' || lane.doubt || lane.hand.has(name)) continue;
+      if (lane.hand.has(name)) continue;
       const delivery: LaneDelivery = {
         ...fromEntry(entry, `${lane.name}/`),
         lane: lane.name,
@@ -551,7 +587,6 @@ export class LaneReceiver implements Receiver, LinkListener {
     lane.doubt = true;
     lane.more = true;
     lane.ailing = false;
-    lane.backlog = [];
     return true;
   }
 
@@ -566,11 +601,13 @@ export class LaneReceiver implements Receiver, LinkListener {
         throw error;
       }),
     );
-    const [answer, lastId, lastRetryId, lost, first] = reply;
+    const [answer, lastId, lastRetryId, pending, lost, first] = reply;
     if (asNumber(answer) === 0) return 0;
     if (lane.state === 'away') {
       lane.lastId = asText(lastId);
       lane.lastRetryId = asText(lastRetryId);
+      // All that is known of what its last owner left, until the books are compared.
+      lane.backlog = asText(pending) === '' ? [] : [{ stream: topicStream, id: asText(pending) }];
     }
     const loss = lane.losses.sentence(asNumber(lost), asText(first), `lane ${lane.name}`);
     if (loss !== undefined) this.#parts.events.positionLost(lane.name, `${this.#what} ${loss}`);
@@ -589,17 +626,13 @@ export class LaneReceiver implements Receiver, LinkListener {
 
   /** It goes to whoever asks first. */
   async #leave(lane: Lane): Promise<void> {
-    lane.state = 'away';
-    lane.hand.clear();
+    lane.goAway();
     await this.#link.run(leaveLane, [lane.keys.owner], [this.#me]);
   }
 
   #lose(lane: Lane, why: string): void {
     if (lane.state === 'away') return;
-    lane.state = 'away';
-    lane.paused = false;
-    lane.hand.clear();
-    lane.backlog = [];
+    lane.goAway();
     const text = `${this.#what}, lane ${lane.name}: ${why}`;
     this.#parts.events.lost([lane.name], new LeaseLostError(text, { adapter: adapterName }));
   }
@@ -663,7 +696,7 @@ export class LaneReceiver implements Receiver, LinkListener {
     try {
       await remake((number) => {
         const lane = this.#lanes[number];
-        return lane?.missing ? firstUnsettled(lane.lastId, lane.hand.values()) : undefined;
+        return lane?.missing ? lane.start : undefined;
       });
     } catch (error) {
       if (WaybillError.is(error, 'CONFIG')) {

@@ -53,11 +53,17 @@ export function handName({ stream, entry }: InHand): string {
   return `${stream}:${entry.id}`;
 }
 
+/** An entry that the group was given and has not settled. */
+export interface Unsettled {
+  readonly stream: number;
+  readonly id: string;
+}
+
 /** After what a group that is made again begins: so that nothing unsettled is left out, and little comes twice. */
-export function firstUnsettled(lastId: string, hand: Iterable<InHand>): string {
+export function firstUnsettled(lastId: string, unsettled: Iterable<Unsettled>): string {
   let from = lastId;
-  for (const { stream, entry } of hand) {
-    if (stream === topicStream && !isAfter(entry.id, from)) from = idBefore(entry.id);
+  for (const { stream, id } of unsettled) {
+    if (stream === topicStream && !isAfter(id, from)) from = idBefore(id);
   }
   return from;
 }

@@ -12,6 +12,7 @@ import {
 import { BlockingReader } from './blocking-reader.ts';
 import { adapterName, isMissing, NoAnswer, NotSent, noRoom, requestFailure } from './errors.ts';
 import { moveLimit, temporaryExpiry } from './housekeeping.ts';
+import { isAfter } from './ids.ts';
 import type { Arg, Link } from './link.ts';
 import { deadLetterFields, type Entry, fromEntry } from './message.ts';
 import type { GroupKeys } from './names.ts';
@@ -75,6 +76,8 @@ export class GroupReceiver implements Receiver, LinkListener {
   #doubt = true;
   /** How much belongs to nobody. */
   #free = 0;
+  /** The first that we have let go of, until nothing belongs to nobody. */
+  #letGo: string | undefined;
   /** In `clock.monotonic()`: until then nobody takes over from us. */
   #presentUntil = 0;
   #nextPulse = 0;
@@ -396,6 +399,7 @@ export class GroupReceiver implements Receiver, LinkListener {
   #settled(settlement: Settlement, letter: string | undefined, failure: unknown): SettleResult {
     const delivery = settlement.delivery as StreamDelivery;
     const name = handName(delivery);
+    if (settlement.verb === 'abandon' && delivery.stream === topicStream) this.#rememberLetGo(delivery.entry.id);
     if (letter === 'r' || letter === undefined) {
       if (failure instanceof NoAnswer) delivery.unsure = true;
       if (settlement.verb === 'abandon') {
@@ -413,6 +417,11 @@ export class GroupReceiver implements Receiver, LinkListener {
       this.#parts.events.positionLost(lane, what);
     }
     return 'lost';
+  }
+
+  /** Nobody has it in hand, so a group that is made again would begin behind it. */
+  #rememberLetGo(id: string): void {
+    if (this.#letGo === undefined || isAfter(this.#letGo, id)) this.#letGo = id;
   }
 
   // Signs of life.
@@ -452,9 +461,12 @@ export class GroupReceiver implements Receiver, LinkListener {
     const loss = look ? this.#losses.sentence(asNumber(lost), asText(first), 'the stream') : undefined;
     if (loss !== undefined) this.#parts.events.positionLost(lane, `${this.#what} ${loss}`);
     this.#compareBooks(asNumber(own));
-    if (this.#made === undefined || this.#hand.size === 0) this.#made = asText(made);
+    const holds = this.#hand.size > 0 || this.#letGo !== undefined;
+    if (this.#made === undefined || !holds) this.#made = asText(made);
     // Deleted and made again by another member, which knows nothing of what is in our hands.
     else if (this.#made !== asText(made)) await this.#repair();
+    // In doubt it may be ours still, unseen.
+    else if (this.#free === 0 && !this.#doubt) this.#letGo = undefined;
     if (this.#free > 0 || this.#doubt) this.#wake.up();
   }
 
@@ -518,7 +530,9 @@ export class GroupReceiver implements Receiver, LinkListener {
   /** @throws what stands in the way; the receiver has ended where that is for good */
   async #remake(): Promise<void> {
     const { events, remake } = this.#parts;
-    const from = firstUnsettled(this.#lastId, this.#hand.values());
+    const unsettled = [...this.#hand.values()].map(({ stream, entry }) => ({ stream, id: entry.id }));
+    if (this.#letGo !== undefined) unsettled.push({ stream: topicStream, id: this.#letGo });
+    const from = firstUnsettled(this.#lastId, unsettled);
     try {
       await remake(() => from);
     } catch (error) {
@@ -530,6 +544,9 @@ export class GroupReceiver implements Receiver, LinkListener {
       throw error;
     }
     this.#made = undefined;
+    this.#letGo = undefined;
+    // Core may not have them yet, and must not start their handlers then (GUAR-02).
+    for (const one of this.#hand.values()) one.leaseUntil = 0;
     this.#hand.clear();
     this.#buffer = [];
     this.#doubt = true;

@@ -563,8 +563,8 @@ return names
 
 /**
  * Takes a lane that nobody has, or keeps it. KEYS owner, stream, retry. ARGV me, lease, group.
- * Gives 0 when it is not ours, else 1 where it was and 2 where it is now; the last ids that the group was given, and as
- * `lostOf`.
+ * Gives 0 when it is not ours, else 1 where it was and 2 where it is now; the last ids that the group was given, the
+ * first that is pending in the stream, and as `lostOf`.
  */
 export const ownLane = vital(
   helpers,
@@ -577,7 +577,8 @@ if not mine then return redis.error_reply('NOGROUP ' .. KEYS[2]) end
 local retries = groupOf(KEYS[3], ARGV[3])
 if not retries then return redis.error_reply('NOGROUP ' .. KEYS[3]) end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return { owner and 1 or 2, mine['last-delivered-id'], retries['last-delivered-id'], lostOf(KEYS[2], mine) }
+local pending = redis.call('XPENDING', KEYS[2], ARGV[3])[2] or ''
+return { owner and 1 or 2, mine['last-delivered-id'], retries['last-delivered-id'], pending, lostOf(KEYS[2], mine) }
 `,
 );
 

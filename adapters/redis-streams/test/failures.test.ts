@@ -21,10 +21,14 @@ describe('a group counts as deleted', () => {
   });
 });
 
-test('a group that is made again begins before all that is in hand, whichever stream counts', () => {
-  const inHand = (stream: number, id: string) => ({ stream, entry: { id, fields: [] } });
+test('a group that is made again begins before all that is unsettled, whichever stream counts', () => {
   expect(firstUnsettled('9-0', [])).toBe('9-0');
-  expect(firstUnsettled('9-0', [inHand(1, '7-1'), inHand(1, '8-0'), inHand(2, '1-0')])).toBe('7-0');
+  const unsettled = [
+    { stream: 1, id: '7-1' },
+    { stream: 1, id: '8-0' },
+    { stream: 2, id: '1-0' },
+  ];
+  expect(firstUnsettled('9-0', unsettled)).toBe('7-0');
 });
 
 test('a loss is told once, and no flood of them', () => {
