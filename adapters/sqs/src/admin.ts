@@ -14,7 +14,7 @@ import type { Link } from './link.ts';
 import { redriveCopy, toDeadLetter } from './message.ts';
 import { messageGroupOf } from './names.ts';
 import { type Done, type Handle, type Requests, settled } from './requests.ts';
-import type { GroupPlace, Topology } from './topology.ts';
+import { type GroupPlace, nameOf, type Topology } from './topology.ts';
 
 /** Seconds for which a scan hides what it reads, renewed until it is closed: others see it soon when we die. */
 const scanVisibility = 10;
@@ -260,5 +260,3 @@ class Scan implements DeadLetterScan {
     return results;
   }
 }
-
-const nameOf = (group: GroupRef): string => `group "${group.name}" of topic "${group.topic.name}"`;

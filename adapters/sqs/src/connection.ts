@@ -23,7 +23,7 @@ import {
   UnsupportedError,
 } from '@waybill/core/adapter';
 import { Admin } from './admin.ts';
-import { broadcastCleanup, capabilitiesOf } from './capabilities.ts';
+import { capabilitiesOf } from './capabilities.ts';
 import { Forwarder } from './delay.ts';
 import { adapterName } from './errors.ts';
 import { Link } from './link.ts';
@@ -32,7 +32,7 @@ import type { Settings } from './options.ts';
 import { Publisher } from './publisher.ts';
 import { SqsReceiver } from './receiver.ts';
 import { Requests } from './requests.ts';
-import { type GroupPlace, Topology } from './topology.ts';
+import { type GroupPlace, nameOf, Topology } from './topology.ts';
 
 /** Milliseconds between looks at whether groups are still subscribed, and broadcasts' signs of life. */
 const housekeeping = 60_000;
@@ -166,8 +166,7 @@ export class SqsConnection implements Connection {
   /** What a receiver's group consists of, once more. @throws ConfigError where that is not ours to do */
   async #makeAgain(group: GroupRef): Promise<GroupPlace> {
     if (this.#context.topology !== 'create' && !group.temporary) {
-      const what = `group "${group.name}" of topic "${group.topic.name}"`;
-      throw new ConfigError('topology', `${what}: its queue was deleted; make it again, then subscribe`, {
+      throw new ConfigError('topology', `${nameOf(group)}: its queue was deleted; make it again, then subscribe`, {
         adapter: adapterName,
       });
     }
@@ -201,7 +200,7 @@ export class SqsConnection implements Connection {
       if (this.#link.closed || this.#link.problem !== undefined) continue;
       for (const [receiver, group] of this.#receivers) await this.#lookAfter(receiver, group);
       if (this.#context.topology !== 'create') continue;
-      await this.#topology.sweep(clock.now() - broadcastCleanup / 2).catch((error: unknown) => {
+      await this.#topology.sweep().catch((error: unknown) => {
         logger.debug('sqs: queues of broadcasts that are gone cannot be looked for, tried again', { error });
       });
     }
@@ -211,10 +210,10 @@ export class SqsConnection implements Connection {
     if (this.#link.closed) return;
     try {
       if (group.temporary) await this.#topology.touch(group);
-      if (!(await this.#topology.isSubscribed(group))) await receiver.repair();
+      // Not awaited: it may take for as long as AWS refuses it, and the signs of life of the others must go on.
+      if (!(await this.#topology.isSubscribed(group))) void receiver.repair();
     } catch (error) {
-      const what = `group "${group.name}" of topic "${group.topic.name}"`;
-      this.#context.logger.debug(`sqs: ${what} cannot be looked after, tried again`, { error });
+      this.#context.logger.debug(`sqs: ${nameOf(group)} cannot be looked after, tried again`, { error });
     }
   }
 }

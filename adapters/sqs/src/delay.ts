@@ -5,16 +5,14 @@ import { failureOf, isMissing, requestFailure } from './errors.ts';
 import type { Link, LinkListener } from './link.ts';
 import { arrivalCopy, fromMessage, hopCopy } from './message.ts';
 import { maxTopicBytes, type Publisher } from './publisher.ts';
-import { delaySecondsOf, type Handle, type Requests } from './requests.ts';
+import { delaySecondsOf, type Handle, type Requests, waitHere } from './requests.ts';
 import type { Topology } from './topology.ts';
 
-/** SQS delays by whole seconds: what is due within this many milliseconds is waited for here. */
-const waitHere = 1_000;
 /** Seconds that others leave us a message for; when we die, it is late by so much. */
 const visibility = 10;
 /**
- * Milliseconds that what is due waits for a topic that was deleted: members make it again within a minute or so.
- * Afterwards nobody wants it.
+ * Milliseconds that what is due waits from when its topic was found missing: members make it again within a minute or
+ * so. Afterwards nobody wants it.
  */
 const topicPatience = 10 * 60_000;
 /** Messages that may wait here at once. */
@@ -39,8 +37,6 @@ interface Waiting {
   readonly handle: Handle;
   readonly message: Message;
   readonly topic: string;
-  /** Milliseconds past its time when it was received. */
-  readonly late: number;
 }
 
 /**
@@ -51,6 +47,8 @@ export class Forwarder implements LinkListener {
   readonly #parts: ForwarderParts;
   readonly #held = new Heap<Waiting>((a, b) => a.dueAt < b.dueAt);
   readonly #alarm: Alarm;
+  /** Topics that were not there, and the first and the last time that they were not, in `clock.monotonic()`. */
+  readonly #missing = new Map<string, { readonly since: number; readonly seen: number }>();
   #running = false;
   /** What is refused is told once, until something goes through again. */
   #told = false;
@@ -145,7 +143,7 @@ export class Forwarder implements LinkListener {
         const received = clock.monotonic();
         const until = received + visibility * 1_000;
         const dueAt = received + Math.max(0, left);
-        const waiting = { dueAt, until, handle, message, topic: destination, late: Math.max(0, -left) };
+        const waiting = { dueAt, until, handle, message, topic: destination };
         if (left <= 0) due.push(waiting);
         else {
           this.#held.push(waiting);
@@ -195,6 +193,7 @@ export class Forwarder implements LinkListener {
       });
       for (const batch of batches(items, maxTopicBytes)) {
         const sent = await publisher.send(arn, batch);
+        this.#missing.delete(topic);
         for (let i = 0; i < batch.length; i++) {
           const item = batch[i];
           if (item !== undefined && sent[i] === undefined) done.push(item.handle);
@@ -204,13 +203,26 @@ export class Forwarder implements LinkListener {
         else this.#told = false;
       }
     } catch (error) {
-      const dropped = isMissing(error) ? group.filter(({ late }) => late >= topicPatience) : [];
-      if (dropped.length > 0) {
-        logger.warn(`sqs: ${dropped.length} delayed messages for topic "${topic}" are dropped: it was deleted`);
-        done.push(...dropped.map(({ handle }) => handle));
+      if (this.#isHomeless(topic, error)) {
+        logger.warn(`sqs: ${group.length} delayed messages for topic "${topic}" are dropped: it was deleted`);
+        done.push(...group.map(({ handle }) => handle));
       } else this.#notForwarded(topic, error);
     }
     await requests.deleteCopied(done);
+  }
+
+  /** Whether a topic has been missing for so long that nobody will make it again. */
+  #isHomeless(topic: string, error: unknown): boolean {
+    if (!isMissing(error)) {
+      this.#missing.delete(topic); // an outage says nothing about the topic
+      return false;
+    }
+    const now = this.#parts.clock.monotonic();
+    const last = this.#missing.get(topic);
+    // It may have been there in between, and others have brought it what was due.
+    const since = last !== undefined && now - last.seen < topicPatience ? last.since : now;
+    this.#missing.set(topic, { since, seen: now });
+    return now - since >= topicPatience;
   }
 
   #notForwarded(topic: string, error: unknown): void {

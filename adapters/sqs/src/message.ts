@@ -11,6 +11,7 @@ import {
   readDeadLetterHeaders,
   wireHeaders,
 } from '@waybill/core/adapter';
+import { maxQueueBytes } from './requests.ts';
 
 /** SQS carries ten attributes, and SNS drops a raw message with more. */
 const maxAttributes = 10;
@@ -269,17 +270,26 @@ export function toDeadLetter(message: Message): DeadLetterRecord {
 /** A change of the headers: `undefined` takes one away. */
 type Changes = Readonly<Record<string, string | undefined>>;
 
-/** The copy that waits for its next attempt: the message as it is, whoever made it. */
-export function retryCopy(message: Message, attempt: number, deliverAt: number | undefined): Wire {
-  return copy(message, {
+/** What a copy that goes on as the same message cannot do without, beside the encoding of its body. */
+const indispensable = [wireHeaders.attempt, wireHeaders.deliverAt, wireHeaders.destination];
+
+/**
+ * The copy that waits for its next attempt: the message as it is, whoever made it. It is larger than SQS takes where
+ * the body fills the limit, so that not even its attempt and its name find room; one that is set apart goes without a
+ * name then.
+ */
+export function retryCopy(message: Message, attempt: number, deliverAt: number | undefined, alone = false): Wire {
+  const needed = alone ? indispensable : [...indispensable, positionHeader];
+  const changes = {
     [wireHeaders.attempt]: attempt === 1 ? undefined : String(attempt),
     [wireHeaders.deliverAt]: deliverAt === undefined ? undefined : String(deliverAt),
-  });
+  };
+  return fitted(changed(kept(message), changes), message, maxQueueBytes, needed);
 }
 
 /** The copy that waits on: nothing is changed. */
 export function hopCopy(message: Message): Wire {
-  return copy(message, {});
+  return fitted(kept(message), message, maxQueueBytes, [...indispensable, positionHeader]);
 }
 
 /** The copy that leaves the delay queue for its topic. */
@@ -290,21 +300,10 @@ export function arrivalCopy(message: Message): Wire {
   );
 }
 
-/** The copy that goes to the dead letters; whatever is cut for lack of room, it is not the body (DLQ-06). */
+/** The copy that goes to the dead letters. */
 export function deadLetterCopy(message: Message, details: DeadLetterDetails, maxBytes: number): Wire {
   const fields = changed(kept(message), { ...deadLetterHeaders(details), [wireHeaders.deliverAt]: undefined });
-  let wire = write(fields, message.Body ?? '');
-  if (wire.bytes <= maxBytes) return wire;
-  const foreign = [...fields.keys()].filter((name) => !name.startsWith(headerPrefix));
-  const own = [...fields.keys()].filter((name) => name.startsWith(headerPrefix));
-  const { deadLetterErrorMessage, deadLetterErrorName } = wireHeaders;
-  // What was said of it first, then what others have said, the message's own last.
-  for (const name of [deadLetterErrorMessage, deadLetterErrorName, ...foreign, ...own.reverse()]) {
-    if (name === bodyHeader || !fields.delete(name)) continue;
-    wire = write(fields, message.Body ?? '');
-    if (wire.bytes <= maxBytes) break;
-  }
-  return wire;
+  return fitted(fields, message, maxBytes, []);
 }
 
 const deadLetterPrefix = 'waybill-dl-';
@@ -318,11 +317,23 @@ export function redriveCopy(message: Message): Wire {
     [wireHeaders.expiresAt]: undefined,
     [wireHeaders.deliverAt]: undefined,
   };
-  return write(changed(fields, changes), message.Body ?? '');
+  return fitted(changed(fields, changes), message, maxQueueBytes, []);
 }
 
-function copy(message: Message, changes: Changes): Wire {
-  return write(changed(kept(message), changes), message.Body ?? '');
+/** Only foreign messages can be too much: whatever is cut then, it is not the body (DLQ-06), nor what is needed. */
+function fitted(fields: Fields, { Body = '' }: Message, maxBytes: number, needed: readonly string[]): Wire {
+  let wire = write(fields, Body);
+  if (wire.bytes <= maxBytes) return wire;
+  const foreign = [...fields.keys()].filter((name) => !name.startsWith(headerPrefix));
+  const own = [...fields.keys()].filter((name) => name.startsWith(headerPrefix));
+  const { deadLetterErrorMessage, deadLetterErrorName } = wireHeaders;
+  // What was said of it first, then what others have said, the message's own last.
+  for (const name of [deadLetterErrorMessage, deadLetterErrorName, ...foreign, ...own.reverse()]) {
+    if (name === bodyHeader || needed.includes(name) || !fields.delete(name)) continue;
+    wire = write(fields, Body);
+    if (wire.bytes <= maxBytes) break;
+  }
+  return wire;
 }
 
 /** The headers, with what SQS would forget in a copy: a foreign message's id, key and time. */

@@ -15,7 +15,7 @@ export const tags = {
   name: 'waybill-name',
   /** The one group of a queue that is a topic. */
   group: 'waybill-group',
-  /** When a broadcast's queue was last seen in use, in milliseconds since the epoch. */
+  /** When a broadcast's queue was last in use, by its member's clock: only that it changes says something. */
   alive: 'waybill-alive',
   /** The subscription of a broadcast's queue. */
   subscription: 'waybill-subscription',

@@ -14,18 +14,17 @@ import {
   type SettleResult,
   type Source,
   sleep,
+  type Timer,
   WaybillError,
 } from '@waybill/core/adapter';
 import { maxEntries } from './batches.ts';
 import { adapterName, failureOf, isMissing, requestFailure } from './errors.ts';
 import type { Link, LinkListener } from './link.ts';
 import { deliveriesOf, fromMessage } from './message.ts';
-import type { Requests } from './requests.ts';
-import { Settling, type SqsDelivery, visibilityOf } from './settling.ts';
-import type { GroupPlace } from './topology.ts';
+import { type Poll, type Requests, waitHere } from './requests.ts';
+import { guard, Settling, type SqsDelivery, visibilityOf } from './settling.ts';
+import { type GroupPlace, nameOf } from './topology.ts';
 
-/** SQS delays by whole seconds: what is due within this many milliseconds is waited for here. */
-const waitHere = 1_000;
 /** Looks for messages that others have set apart, in a lease: their holders may have died. Our own we look for at once. */
 const aloneLooks = 2;
 /** Between tries to make a group again, and between one that helped nothing and the next. */
@@ -54,9 +53,21 @@ interface Waiter {
   reject(error: WaybillError): void;
 }
 
+/** A request for messages that has no answer yet. */
+interface Asked {
+  /** Since when the answer may have lain unread, in `clock.monotonic()`. */
+  since: number | undefined;
+}
+
 interface Early {
   readonly at: number;
   readonly delivery: SqsDelivery;
+}
+
+interface Received {
+  readonly messages: readonly Message[];
+  /** When SQS gave them at the earliest, but for what the visibility covers. */
+  readonly at: number;
 }
 
 /** One member of a group: the polls of its queue, and what becomes of their messages. */
@@ -74,6 +85,10 @@ export class SqsReceiver implements Receiver, LinkListener {
   /** Polls that are out, and what they may bring. */
   #polls = 0;
   #asked = 0;
+  /** Requests for messages that are out, and when this process was last seen to run meanwhile. */
+  readonly #out = new Set<Asked>();
+  #ranAt = 0;
+  #watch: Timer | undefined;
   /** Until when polls whose connection was lost may still be out at SQS. */
   #deadUntil = 0;
   /** Polls to have out at once: more while they come back full, one when there is nothing to do. */
@@ -207,17 +222,16 @@ export class SqsReceiver implements Receiver, LinkListener {
   }
 
   async #poll(max: number): Promise<void> {
-    const { clock, link, requests, source } = this.#parts;
+    const { clock, link, source } = this.#parts;
     const waitSeconds = link.settings.pollWait;
     const ends = clock.monotonic() + waitSeconds * 1_000;
     this.#polls++;
     this.#asked += max;
     let failure: unknown;
-    let messages: readonly Message[] = [];
+    let received: Received = { messages: [], at: 0 };
     const { queueUrl } = this.#place;
     try {
-      const visibility = visibilityOf(source.lease);
-      messages = await requests.receive(queueUrl, { max, waitSeconds, visibility });
+      received = await this.#ask(queueUrl, { max, waitSeconds, visibility: visibilityOf(source.lease) });
     } catch (error) {
       failure = error;
       this.#deadUntil = Math.max(this.#deadUntil, ends);
@@ -231,10 +245,48 @@ export class SqsReceiver implements Receiver, LinkListener {
       this.#troubled = false;
       this.#parts.events.restored();
     }
+    const { messages } = received;
     if (messages.length > 0) this.#yield();
     if (messages.length === max) this.#wanted = Math.min(this.#wanted * 2, link.settings.maxPolls);
     else if (messages.length === 0) this.#wanted = Math.max(1, this.#wanted >> 1);
-    this.#arrived(messages, queueUrl);
+    this.#arrived(received, queueUrl);
+  }
+
+  async #ask(queueUrl: string, poll: Poll): Promise<Received> {
+    const { clock, requests } = this.#parts;
+    const asked: Asked = { since: undefined };
+    this.#runs();
+    this.#out.add(asked);
+    this.#watch ??= this.#watchOut();
+    try {
+      const messages = await requests.receive(queueUrl, poll);
+      this.#runs();
+      return { messages, at: asked.since ?? clock.monotonic() };
+    } finally {
+      this.#out.delete(asked);
+      if (this.#out.size === 0) {
+        this.#watch?.cancel();
+        this.#watch = undefined;
+      }
+    }
+  }
+
+  /** Twice in the time that SQS hides a message longer than we count on. */
+  #watchOut(): Timer {
+    return this.#parts.clock.setTimeout(() => {
+      this.#runs();
+      this.#watch = this.#watchOut();
+    }, guard / 2);
+  }
+
+  /**
+   * A process that was stopped reads an answer long after SQS has given it, and what is in it is hidden since then
+   * (GUAR-02).
+   */
+  #runs(): void {
+    const now = this.#parts.clock.monotonic();
+    if (now - this.#ranAt > guard) for (const asked of this.#out) asked.since ??= this.#ranAt;
+    this.#ranAt = now;
   }
 
   /** Lets a member that came away with nothing ask first: else the quicker one would get everything. */
@@ -260,8 +312,7 @@ export class SqsReceiver implements Receiver, LinkListener {
     const { kind } = failureOf(error);
     // The link says when the services are back.
     if (kind === 'away') return;
-    const { name, topic } = this.#parts.source.group;
-    const failure = requestFailure(error, `group "${name}" of topic "${topic.name}" cannot be read`);
+    const failure = requestFailure(error, `${nameOf(this.#parts.source.group)} cannot be read`);
     this.#failures++;
     if (kind === 'refused' || this.#failures >= troubleAfter) this.#tellTrouble(failure);
     // Core asks again, with back-off.
@@ -274,19 +325,19 @@ export class SqsReceiver implements Receiver, LinkListener {
     this.#parts.events.interrupted(error);
   }
 
-  #arrived(messages: readonly Message[], queueUrl: string): void {
+  #arrived({ messages, at }: Received, queueUrl: string): void {
     if (messages.length > 0) {
-      const { clock } = this.#parts;
+      const { clock, link } = this.#parts;
       const now = clock.now();
       const hops: { delivery: SqsDelivery; left: number }[] = [];
       for (const message of messages) {
-        const { deliverAt, delivery } = this.#delivery(message, queueUrl, false);
+        const { deliverAt, delivery } = this.#delivery(message, at, queueUrl, false);
         const left = deliverAt === undefined ? 0 : deliverAt - now;
         if (left <= 0) this.#ready.push(delivery);
         else if (left <= waitHere) this.#wait(delivery, clock.monotonic() + left);
-        else hops.push({ delivery, left });
+        else if (delivery.until > clock.monotonic()) hops.push({ delivery, left });
       }
-      if (hops.length > 0) void this.#settling.hop(hops);
+      if (hops.length > 0) void link.finish(this.#settling.hop(hops));
     }
     if (this.#resting || this.#closing) void this.#releaseAll();
     else this.#answer();
@@ -300,8 +351,7 @@ export class SqsReceiver implements Receiver, LinkListener {
   #answer(): void {
     const waiter = this.#waiter;
     if (waiter === undefined) {
-      // Core is busy. What is not asked for in time goes to others.
-      if (this.#ready.size > 0) this.#alarm.at(this.#parts.clock.monotonic() + this.#parts.source.lease / 2);
+      this.#keepForNow();
       return;
     }
     const ready = this.#take(waiter.max);
@@ -318,7 +368,14 @@ export class SqsReceiver implements Receiver, LinkListener {
       // One that has waited for too long is somebody else's by now.
       if (delivery.until > now) taken.push(delivery);
     }
+    this.#keepForNow();
     return taken;
+  }
+
+  /** Core is busy. What it does not ask for in time goes to others. */
+  #keepForNow(): void {
+    const oldest = this.#ready.peek();
+    if (oldest !== undefined) this.#alarm.at(oldest.until - this.#parts.source.lease / 2);
   }
 
   #ring(): void {
@@ -356,21 +413,19 @@ export class SqsReceiver implements Receiver, LinkListener {
   }
 
   async #getAlone(): Promise<Delivery | undefined> {
-    const { clock, requests, source, link } = this.#parts;
+    const { clock, source, link } = this.#parts;
     const { aloneUrl } = this.#place;
     const now = clock.monotonic();
     if (this.#closing || aloneUrl === undefined || now < this.#lookAloneAt || link.problem !== undefined)
       return undefined;
     this.#lookAloneAt = now + source.lease / aloneLooks;
     try {
-      const [message] = await requests.receive(aloneUrl, {
-        max: 1,
-        waitSeconds: 0,
-        visibility: visibilityOf(source.lease),
-      });
+      const poll = { max: 1, waitSeconds: 0, visibility: visibilityOf(source.lease) };
+      const { messages, at } = await this.#ask(aloneUrl, poll);
+      const [message] = messages;
       if (message === undefined) return undefined;
       this.#lookAloneAt = 0; // there may be more
-      return this.#delivery(message, aloneUrl, true).delivery;
+      return this.#delivery(message, at, aloneUrl, true).delivery;
     } catch (error) {
       if (isMissing(error)) void this.repair();
       throw requestFailure(error, 'messages set apart cannot be read');
@@ -379,12 +434,12 @@ export class SqsReceiver implements Receiver, LinkListener {
 
   #delivery(
     message: Message,
+    receivedAt: number,
     queueUrl: string,
     alone: boolean,
   ): { deliverAt: number | undefined; delivery: SqsDelivery } {
     const { deliverAt, destination: _, ...content } = fromMessage(message);
-    const { clock, source } = this.#parts;
-    const receivedAt = clock.monotonic();
+    const { source } = this.#parts;
     const until = receivedAt + source.lease;
     const delivery: SqsDelivery = {
       ...content,
@@ -404,7 +459,7 @@ export class SqsReceiver implements Receiver, LinkListener {
 
   async #repair(): Promise<void> {
     const { clock, link, logger, source } = this.#parts;
-    const what = `group "${source.group.name}" of topic "${source.group.topic.name}"`;
+    const what = nameOf(source.group);
     // AWS tells the name of a deleted queue for up to a minute: it is then found, and still not there.
     if (this.#repairs > 0) {
       this.#tellTrouble(new ConnectionError(`${what}: its queue is not there yet`, { adapter: adapterName }));

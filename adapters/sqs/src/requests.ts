@@ -257,7 +257,10 @@ function sendEntry({ wire, delaySeconds, messageGroup, deduplication }: Parcel, 
   };
 }
 
-/** The whole seconds of a delay that SQS keeps; what is left of a second is waited out by whoever receives it. */
+/** SQS delays by whole seconds: what is due within this many milliseconds is waited out by whoever receives it. */
+export const waitHere = 1_000;
+
+/** The whole seconds of a delay that SQS keeps. */
 export function delaySecondsOf(ms: number): number {
   return Math.min(maxDelaySeconds, Math.max(0, Math.floor(ms / 1_000)));
 }

@@ -45,6 +45,10 @@ interface Entry {
   readonly delivery: SqsDelivery;
 }
 
+interface Copy extends Entry {
+  readonly parcel: Parcel;
+}
+
 /** What becomes of a receiver's deliveries. */
 export class Settling {
   readonly #parts: SettlingParts;
@@ -56,7 +60,7 @@ export class Settling {
   async settle(batch: readonly Settlement[]): Promise<readonly SettleResult[]> {
     const results = new Array<SettleResult>(batch.length);
     const acks: Entry[] = [];
-    const copies: Entry[] = [];
+    const copies: Copy[] = [];
     const shown: Entry[] = [];
     const now = this.#parts.clock.monotonic();
     for (let at = 0; at < batch.length; at++) {
@@ -66,7 +70,12 @@ export class Settling {
       if (entry.delivery.until <= now) results[at] = 'lost';
       else if (settlement.verb === 'ack' || entry.delivery.copied) acks.push(entry);
       else if (settlement.verb === 'abandon' || (settlement.verb === 'giveBack' && this.#ordered)) shown.push(entry);
-      else copies.push(entry);
+      else {
+        const parcel = this.#parcel(entry);
+        // A foreign message that fills the limit: hidden it comes again all the same, only not as its next attempt.
+        if (parcel.wire.bytes > maxQueueBytes && settlement.verb === 'giveBack') shown.push(entry);
+        else copies.push({ ...entry, parcel });
+      }
     }
     await Promise.all([this.#delete(acks, results), this.#copyAndDelete(copies, results), this.#show(shown, results)]);
     return results;
@@ -122,29 +131,32 @@ export class Settling {
 
   async #delete(entries: readonly Entry[], results: SettleResult[]): Promise<void> {
     if (entries.length === 0) return;
+    // A renewal meanwhile finds nothing where the delete was done, and takes the lease for lost.
+    const ends = entries.map(({ delivery }) => delivery.until);
     const done = await this.#parts.requests.delete(entries.map(({ delivery }) => delivery));
     const now = this.#parts.clock.monotonic();
     for (let i = 0; i < entries.length; i++) {
       const { at, delivery } = entries[i] as Entry;
       const result = done[i] as Done;
+      const until = Math.max(ends[i] as number, delivery.until);
       // A delete that came after the end of the lease is answered all the same, and may have done nothing.
-      results[at] = result === 'missing' || (result === 'applied' && delivery.until + guard <= now) ? 'lost' : result;
+      results[at] = result === 'missing' || (result === 'applied' && until + guard <= now) ? 'lost' : result;
       if (result === 'missing') this.#parts.missing();
     }
   }
 
   /** The copy first; the delete only when it is stored (RETRY-09, DLQ-02). */
-  async #copyAndDelete(entries: readonly Entry[], results: SettleResult[]): Promise<void> {
+  async #copyAndDelete(entries: readonly Copy[], results: SettleResult[]): Promise<void> {
     if (entries.length === 0) return;
     const { requests, missing } = this.#parts;
     const stored: Entry[] = [];
     const sends = [...Map.groupBy(entries, (entry) => this.#destinationOf(entry))].map(async ([queueUrl, group]) => {
       const sent = await requests.send(
         queueUrl,
-        group.map((entry) => this.#parcel(entry)),
+        group.map(({ parcel }) => parcel),
       );
       for (let i = 0; i < group.length; i++) {
-        const entry = group[i] as Entry;
+        const entry = group[i] as Copy;
         const result = sent[i] as Done;
         if (result === 'applied') {
           entry.delivery.copied = true;
@@ -190,11 +202,11 @@ export class Settling {
       // Not by key: of a message group that has one out, SQS shows nothing more, and a look takes them all out.
       return { wire, messageGroup: this.#ordered ? messageGroupOf(settlement.details.entry) : undefined };
     }
-    const { after, attempt } = settlement as Settlement & { readonly verb: 'giveBack' };
+    const { after, attempt, alone } = settlement as Settlement & { readonly verb: 'giveBack' };
     const deliverAt = after > 0 ? Math.ceil(this.#parts.clock.now() + after) : undefined;
     // A copy that such a poll gets is hidden for a whole lease.
     const clear = Math.ceil(this.#parts.deadPolls() / 1_000);
-    return { wire: retryCopy(native, attempt, deliverAt), delaySeconds: Math.max(delaySecondsOf(after), clear) };
+    return { wire: retryCopy(native, attempt, deliverAt, alone), delaySeconds: Math.max(delaySecondsOf(after), clear) };
   }
 }
 

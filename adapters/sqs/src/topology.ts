@@ -13,9 +13,14 @@ import { oneGroup } from './capabilities.ts';
 import { adapterName, requestFailure } from './errors.ts';
 import type { Link } from './link.ts';
 import { type GroupNames, isFifo, type QueueName, type SqsNames } from './names.ts';
-import { type QueueAttributes, Queues, tags } from './queues.ts';
+import { type QueueAttributes, Queues, tags, unlessMissing } from './queues.ts';
 import { Difference, defaultLanes, type Topic, Topics } from './topics.ts';
 
+/**
+ * Looks, half a minute to a minute apart, in which a broadcast's sign of life has not changed until its queue counts
+ * as nobody's. Members change theirs as often. An outage is no look, so nobody is taken for dead because of one.
+ */
+const silentLooks = 8;
 /** After so many deliveries that nobody settled, SQS moves a message to the dead letters itself: a safety net. */
 const maxReceiveCount = 1_000;
 
@@ -25,6 +30,10 @@ export interface GroupPlace {
   readonly deadUrl: string | undefined;
   readonly aloneUrl: string | undefined;
 }
+
+/** A group in texts. */
+export const nameOf = ({ topic, name }: Pick<GroupRef, 'topic' | 'name'>): string =>
+  `group "${name}" of topic "${topic.name}"`;
 
 type GroupItem = ProvisionItem['groups'][number];
 
@@ -36,6 +45,8 @@ export class Topology {
   readonly #queues: Queues;
   readonly #topics: Topics;
   #delayMade: Promise<string> | undefined;
+  /** Broadcasts' queues by URL: the sign of life that was seen last, and in how many looks it was the same. */
+  readonly #signs = new Map<string, { readonly alive: string; looks: number }>();
 
   constructor(link: Link, names: SqsNames, logger: Logger) {
     this.#link = link;
@@ -81,7 +92,7 @@ export class Topology {
       const missing = found ? [] : [`topic "${topic.name}" is missing`];
       for (const { name, temporary } of groups) {
         const problem = await this.#verifyGroup({ topic, name, temporary }, found);
-        if (problem !== undefined) missing.push(`group "${name}" of topic "${topic.name}" is missing: ${problem}`);
+        if (problem !== undefined) missing.push(`${nameOf({ topic, name })} is missing: ${problem}`);
       }
       return missing;
     } catch (error) {
@@ -118,7 +129,7 @@ export class Topology {
       const others = group.temporary ? [] : [dead, alone];
       await Promise.all([queue, ...others].map((one) => one && this.#queues.delete(one.name)));
     } catch (error) {
-      throw requestFailure(error, `group "${group.name}" of topic "${group.topic.name}" cannot be removed`);
+      throw requestFailure(error, `${nameOf(group)} cannot be removed`);
     }
   }
 
@@ -171,13 +182,27 @@ export class Topology {
     });
   }
 
-  /** Removes queues of broadcasts that nobody has been seen to use since then. */
-  async sweep(before: number): Promise<void> {
-    for (const url of await this.#queues.list(this.#names.broadcasts)) {
-      const { [tags.alive]: alive, [tags.subscription]: subscription } = await this.#queues.tagsOf(url);
-      if (alive === undefined || !(Number(alive) < before)) continue;
+  /**
+   * One look at the queues of all broadcasts; removes those that nobody has been seen to use for so many looks. It
+   * compares no clocks: theirs may be wrong, or ours.
+   */
+  async sweep(): Promise<void> {
+    const urls = new Set(await this.#queues.list(this.#names.broadcasts));
+    for (const url of this.#signs.keys()) if (!urls.has(url)) this.#signs.delete(url);
+    for (const url of urls) {
+      const found = await this.#queues.tagsOf(url).catch(unlessMissing);
+      const { [tags.alive]: alive, [tags.subscription]: subscription } = found ?? {};
+      if (alive === undefined) continue;
+      const seen = this.#signs.get(url);
+      if (seen?.alive !== alive) {
+        this.#signs.set(url, { alive, looks: 0 });
+        continue;
+      }
+      seen.looks++;
+      if (seen.looks < silentLooks) continue;
       if (subscription !== undefined) await this.#topics.end(subscription);
       await this.#queues.deleteAt(url);
+      this.#signs.delete(url);
       this.#logger.debug(`sqs: queue ${queueNameOf(url)} of a broadcast whose process is gone was deleted`);
     }
   }

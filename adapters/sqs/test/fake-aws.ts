@@ -14,6 +14,8 @@ export class FakeAws {
   refuse: (action: string, name: string) => string | undefined = () => undefined;
   /** The code with which each entry of such a batch fails, by the sender's fault as AWS sees it. */
   failEntries: (action: string) => string | undefined = () => undefined;
+  /** Keeps back the answer to a request that has been carried out. */
+  hold: (action: string) => Promise<void> | undefined = () => undefined;
   /** Milliseconds that its clock is ahead of ours; AWS bears five minutes. */
   ahead = 0;
   readonly #server: Server;
@@ -33,7 +35,9 @@ export class FakeAws {
         response.setHeader('date', new Date(Date.now() + fake.ahead).toUTCString());
         fake.#checkTime(String(request.headers['x-amz-date']));
         if (typeof target === 'string') {
-          const [status, answer] = await fake.#sqs(target.slice(target.indexOf('.') + 1), JSON.parse(body));
+          const action = target.slice(target.indexOf('.') + 1);
+          const [status, answer] = await fake.#sqs(action, JSON.parse(body));
+          await fake.hold(action);
           response.writeHead(status, { 'content-type': 'application/x-amz-json-1.0' });
           response.end(JSON.stringify(answer));
         } else {
@@ -68,7 +72,26 @@ export class FakeAws {
   }
 
   deleteTopic(name: string): void {
-    this.#topics.delete(`arn:aws:sns:eu-west-1:000000000000:${name}`);
+    this.#topics.delete(`${topicArn}${name}`);
+  }
+
+  /** Ends the subscription of a queue, as somebody else would. */
+  unsubscribe(topic: string, queue: string): void {
+    this.#topics.get(`${topicArn}${topic}`)?.delete(queue);
+  }
+
+  isSubscribed(topic: string, queue: string): boolean {
+    return this.#topics.get(`${topicArn}${topic}`)?.has(queue) === true;
+  }
+
+  hasQueue(name: string): boolean {
+    return this.#queues.has(name);
+  }
+
+  /** Stores a message, as another program would. */
+  put(queue: string, body: string, attributes: Readonly<Record<string, string>> = {}): void {
+    const texts = Object.entries(attributes).map(([name, StringValue]) => [name, { DataType: 'String', StringValue }]);
+    this.#queues.get(queue)?.add(body, Object.fromEntries(texts));
   }
 
   /** Messages that a queue holds, hidden ones too. */
@@ -88,15 +111,21 @@ export class FakeAws {
     if (code !== undefined) return [400, { __type: `com.amazonaws.sqs#${code}`, message: 'refused' }];
     const QueueUrl = `http://queues.invalid/000000000000/${name}`;
     if (action === 'CreateQueue') {
-      this.#queues.set(name, new Queue());
+      this.#queues.set(name, new Queue(input.tags));
       return [200, { QueueUrl }];
+    }
+    if (action === 'ListQueues') {
+      const names = [...this.#queues.keys()].filter((one) => one.startsWith(input.QueueNamePrefix ?? ''));
+      return [200, { QueueUrls: names.map((one) => `http://queues.invalid/000000000000/${one}`) }];
     }
     if (action === 'GetQueueAttributes')
       return [200, { Attributes: { ApproximateNumberOfMessages: String(this.size(name)) } }];
-    if (action === 'ListQueues') return [200, {}];
     const queue = this.#queues.get(name);
     if (queue === undefined) return [400, { __type: 'com.amazonaws.sqs#QueueDoesNotExist', message: 'no such queue' }];
     if (action === 'ReceiveMessage') return [200, { Messages: await queue.receive(input) }];
+    if (action === 'DeleteQueue') this.#queues.delete(name);
+    if (action === 'ListQueueTags') return [200, { Tags: queue.tags }];
+    if (action === 'TagQueue') Object.assign(queue.tags, input.Tags);
     const entries = input.Entries ?? [];
     if (entries.length > 10) this.faults.push(`${action} has ${entries.length} entries`);
     if (action === 'SendMessageBatch') {
@@ -104,30 +133,40 @@ export class FakeAws {
         (bytes, entry) => bytes + this.#check(entry.MessageBody ?? '', entry.MessageAttributes ?? {}),
         0,
       );
-      if (sum > 1_048_576) this.faults.push(`a batch for SQS has ${sum} bytes`);
+      if (sum > 1_048_576) {
+        this.faults.push(`a batch for SQS has ${sum} bytes`);
+        return [400, { __type: 'com.amazonaws.sqs#BatchRequestTooLong', message: 'refused' }];
+      }
       for (const { DelaySeconds = 0 } of entries)
         if (DelaySeconds > 900) this.faults.push(`a delay of ${DelaySeconds} s`);
       for (const entry of entries)
         queue.add(entry.MessageBody ?? '', entry.MessageAttributes ?? {}, entry.DelaySeconds, entry.MessageGroupId);
     }
     if (action === 'DeleteMessageBatch') for (const { ReceiptHandle } of entries) queue.delete(ReceiptHandle ?? '');
+    const gone = new Set<unknown>();
     if (action === 'ChangeMessageVisibilityBatch') {
-      for (const { ReceiptHandle, VisibilityTimeout = 0 } of entries)
-        queue.hide(ReceiptHandle ?? '', VisibilityTimeout);
+      for (const { Id, ReceiptHandle, VisibilityTimeout = 0 } of entries)
+        if (!queue.hide(ReceiptHandle ?? '', VisibilityTimeout)) gone.add(Id);
     }
-    const Successful = entries.map(({ Id, MessageBody }) => ({
+    const Failed = [...gone].map((Id) => ({ Id, Code: 'InvalidParameterValue', SenderFault: true }));
+    const done = entries.filter(({ Id }) => !gone.has(Id));
+    const Successful = done.map(({ Id, MessageBody }) => ({
       Id,
       MessageId: randomUUID(),
       MD5OfMessageBody: md5(MessageBody ?? ''),
     }));
-    return [200, { QueueUrl, Successful, Failed: [] }];
+    return [200, { QueueUrl, Successful, Failed }];
   }
 
   #sns(input: URLSearchParams): [number, string] {
     const action = input.get('Action') ?? '';
     this.requests.set(action, this.count(action) + 1);
+    const subscription = input.get('SubscriptionArn') ?? undefined;
     const arn =
-      input.get('TopicArn') ?? input.get('ResourceArn') ?? `arn:aws:sns:eu-west-1:000000000000:${input.get('Name')}`;
+      subscription?.slice(0, subscription.lastIndexOf(':')) ??
+      input.get('TopicArn') ??
+      input.get('ResourceArn') ??
+      `${topicArn}${input.get('Name')}`;
     const answer = (result: string): [number, string] => [
       200,
       `<${action}Response><${action}Result>${result}</${action}Result></${action}Response>`,
@@ -136,7 +175,7 @@ export class FakeAws {
     if (refused !== undefined)
       return [400, `<ErrorResponse><Error><Code>${refused}</Code><Message>refused</Message></Error></ErrorResponse>`];
     if (action === 'ListTopics')
-      return answer('<Topics><member><TopicArn>arn:aws:sns:eu-west-1:000000000000:other</TopicArn></member></Topics>');
+      return answer(`<Topics><member><TopicArn>${topicArn}other</TopicArn></member></Topics>`);
     if (action === 'CreateTopic') this.#topics.set(arn, new Set());
     const topic = this.#topics.get(arn);
     if (topic === undefined)
@@ -144,9 +183,18 @@ export class FakeAws {
         404,
         '<ErrorResponse><Error><Code>NotFound</Code><Message>no such topic</Message></Error></ErrorResponse>',
       ];
-    if (action === 'Subscribe') topic.add((input.get('Endpoint') ?? '').replace(/^.*:/, ''));
+    const endpoint = (input.get('Endpoint') ?? '').replace(/^.*:/, '');
+    if (action === 'Subscribe') topic.add(endpoint);
+    if (action === 'Unsubscribe') topic.delete(subscription?.slice(arn.length + 1) ?? '');
+    if (action === 'ListSubscriptionsByTopic') {
+      const all = [...topic].map(
+        (queue) =>
+          `<member><SubscriptionArn>${arn}:${queue}</SubscriptionArn><Endpoint>arn:aws:sqs:eu-west-1:000000000000:${queue}</Endpoint></member>`,
+      );
+      return answer(`<Subscriptions>${all.join('')}</Subscriptions>`);
+    }
     if (action !== 'PublishBatch')
-      return answer(`<TopicArn>${arn}</TopicArn><SubscriptionArn>${arn}:1</SubscriptionArn>`);
+      return answer(`<TopicArn>${arn}</TopicArn><SubscriptionArn>${arn}:${endpoint}</SubscriptionArn>`);
     const entryCode = this.failEntries(action);
     let sum = 0;
     let successful = '';
@@ -197,11 +245,17 @@ export class FakeAws {
   }
 }
 
+/** What the names of topics come after. */
+const topicArn = 'arn:aws:sns:eu-west-1:000000000000:';
+
 type Attributes = Record<string, { DataType: string; StringValue: string }>;
 
 interface Input {
   readonly QueueUrl?: string;
   readonly QueueName?: string;
+  readonly QueueNamePrefix?: string;
+  readonly tags?: Readonly<Record<string, string>>;
+  readonly Tags?: Readonly<Record<string, string>>;
   readonly MaxNumberOfMessages?: number;
   readonly WaitTimeSeconds?: number;
   readonly VisibilityTimeout?: number;
@@ -228,8 +282,13 @@ interface Stored {
 }
 
 class Queue {
+  readonly tags: Record<string, string>;
   #messages: Stored[] = [];
   #wake: (() => void)[] = [];
+
+  constructor(tags: Readonly<Record<string, string>> = {}) {
+    this.tags = { ...tags };
+  }
 
   get size(): number {
     return this.#messages.length;
@@ -254,9 +313,11 @@ class Queue {
     this.#messages = this.#messages.filter((message) => message.handle !== handle);
   }
 
-  hide(handle: string, seconds: number): void {
+  /** @returns whether there is such a message */
+  hide(handle: string, seconds: number): boolean {
     const found = this.#messages.find((message) => message.handle === handle);
     if (found !== undefined) found.visibleAt = Date.now() + seconds * 1_000;
+    return found !== undefined;
   }
 
   async receive({ MaxNumberOfMessages = 1, WaitTimeSeconds = 0, VisibilityTimeout = 30 }: Input): Promise<unknown[]> {
