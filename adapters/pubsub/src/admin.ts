@@ -134,6 +134,8 @@ class Scan implements DeadLetterScan {
   readonly #leases: Leases;
   /** Ack ids of what is neither redriven nor purged. */
   readonly #held = new Map<string, { leaseUntil: number }>();
+  /** Ack ids of what the broker has a copy of: it needs only its ack, however often that is tried. */
+  readonly #redriven = new Set<string>();
   #unread: ReceivedMessage[] = [];
   /** Messages that were handed on: one that comes again is not another. */
   readonly #seen = new Set<string>();
@@ -170,13 +172,17 @@ class Scan implements DeadLetterScan {
     const results = new Array<SettleResult>(records.length).fill('lost');
     const ours: number[] = [];
     for (let i = 0; i < records.length; i++) if (this.#holds(records[i] as DeadLetterRecord)) ours.push(i);
-    const sent = await this.#parts.sender.send(ours.map((i) => this.#parcelOf(records[i] as DeadLetterRecord)));
-    const stored = ours.filter((_, n) => (sent[n] as Sent).status === 'stored');
-    const acked = await this.#ack(stored.map((i) => records[i] as DeadLetterRecord));
-    for (let n = 0; n < ours.length; n++) {
+    const isStored = (i: number): boolean => this.#redriven.has(ackIdOf(records[i] as DeadLetterRecord));
+    const copied = ours.filter((i) => !isStored(i));
+    const sent = await this.#parts.sender.send(copied.map((i) => this.#parcelOf(records[i] as DeadLetterRecord)));
+    for (let n = 0; n < copied.length; n++) {
       const one = sent[n] as Sent;
-      if (one.status === 'failed') results[ours[n] as number] = one.error;
+      const i = copied[n] as number;
+      if (one.status === 'stored') this.#redriven.add(ackIdOf(records[i] as DeadLetterRecord));
+      else results[i] = one.error;
     }
+    const stored = ours.filter(isStored);
+    const acked = await this.#ack(stored.map((i) => records[i] as DeadLetterRecord));
     for (let n = 0; n < stored.length; n++) results[stored[n] as number] = acked[n] as SettleResult;
     return results;
   }
@@ -197,7 +203,13 @@ class Scan implements DeadLetterScan {
     this.#renewal?.cancel();
     const left = [...this.#held.keys()];
     this.#held.clear();
-    await this.#leases.hand(this.#place.deadLetters.subscription, left, 0);
+    const { subscription } = this.#place.deadLetters;
+    const redriven = left.filter((ackId) => this.#redriven.has(ackId));
+    const given = left.filter((ackId) => !this.#redriven.has(ackId));
+    await Promise.all([
+      this.#leases.hand(subscription, given, 0),
+      redriven.length === 0 ? undefined : this.#leases.acknowledge(subscription, redriven),
+    ]);
   }
 
   async #read(): Promise<void> {

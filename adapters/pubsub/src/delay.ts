@@ -46,10 +46,6 @@ export class WaitingRoom<T extends Waiting> {
     this.#alarm = new Alarm(clock, due);
   }
 
-  get size(): number {
-    return this.#waiting.size;
-  }
-
   /** Whether this one may wait here. */
   takes(ms: number, bytes: number): boolean {
     return ms <= waitHere && this.#waiting.size < room.count && this.#bytes + bytes <= room.bytes;

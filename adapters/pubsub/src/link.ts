@@ -120,11 +120,14 @@ export class Link {
     const { pullers } = this.#clients;
     const at = Math.floor(seat / receiversPerPuller);
     pullers[at] ??= new v1.SubscriberClient(optionsOf(this.settings, this.#auth));
+    const puller = pullers[at];
     try {
-      await pullers[at].initialize();
+      await puller.initialize();
       return seat;
     } catch (error) {
       this.#seats.delete(seat);
+      // It remembers that it failed: the next one here gets another.
+      if (pullers.at(-1) === puller) pullers.pop();
       throw connectFailure(error, this.settings.target);
     }
   }

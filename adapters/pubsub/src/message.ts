@@ -289,6 +289,8 @@ export class PubsubDelivery implements Delivery {
   leaseUntil: number;
   /** Since when it could be handed out, in monotonic milliseconds. */
   readyAt: number;
+  /** Given back: a renewal that came after would take it from the others again. */
+  released: boolean;
   /** What its copy stands for, once that is with the broker: a repeated settlement need only ack. */
   copied: string | undefined;
 
@@ -310,6 +312,7 @@ export class PubsubDelivery implements Delivery {
     this.origin = origin;
     this.leaseUntil = leaseUntil;
     this.readyAt = 0;
+    this.released = false;
     this.copied = undefined;
   }
 }

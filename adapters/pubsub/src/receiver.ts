@@ -163,8 +163,9 @@ export class PubsubReceiver implements Receiver, ReaderHost {
     const { lease } = this.#parts.source;
     const now = this.#clock.monotonic();
     const ours = deliveries.filter((one): one is PubsubDelivery => one instanceof PubsubDelivery && this.#lives(one));
-    const ends = new Map<Delivery, number>();
-    const bySubscription = Map.groupBy(ours, ({ origin }) => origin.subscription);
+    const ends = new Map<Delivery, number>(ours.map((one) => [one, one.leaseUntil]));
+    const renewed = ours.filter(({ released }) => !released);
+    const bySubscription = Map.groupBy(renewed, ({ origin }) => origin.subscription);
     await Promise.all(
       [...bySubscription].map(async ([subscription, some]) => {
         const answers = await this.#leases.setDeadline(
@@ -176,7 +177,8 @@ export class PubsubReceiver implements Receiver, ReaderHost {
         for (let i = 0; i < some.length; i++) {
           const one = some[i] as PubsubDelivery;
           if (answers[i] === 'applied') one.leaseUntil = now + lease;
-          if (answers[i] !== 'lost') ends.set(one, one.leaseUntil);
+          if (answers[i] === 'lost') ends.delete(one);
+          else ends.set(one, one.leaseUntil);
         }
       }),
     );
@@ -294,6 +296,7 @@ export class PubsubReceiver implements Receiver, ReaderHost {
     const least = this.#clock.monotonic() + this.#leastLease;
     // The broker hands the others out again.
     this.#add(deliveries.filter((one) => one.leaseUntil > least));
+    if (this.#closed) void this.#giveBackAll();
     this.#look();
   }
 
@@ -434,10 +437,9 @@ export class PubsubReceiver implements Receiver, ReaderHost {
       }
       const what = whole.main ? 'retries' : 'topic or subscription';
       logger.warn(`pubsub: ${nameOf(group)}: its ${what} was deleted, and was made again`);
-      if (!whole.main) {
-        const text = 'the subscription was deleted and made again; what it had not handed out is gone';
-        events.positionLost(place.subscription, text);
-      }
+      const lost = whole.main ? `subscription ${place.retry?.subscription} of its retries` : 'subscription';
+      const text = `the ${lost} was deleted and made again; what it had not handed out is gone`;
+      events.positionLost(place.subscription, text);
       this.#look();
     } catch (error) {
       // Somebody who deletes while we make it again has to come to an end first.

@@ -143,6 +143,7 @@ export class Settling {
 
   async #release(entries: readonly Entry[], results: SettleResult[]): Promise<void> {
     const { group, leases } = this.#parts;
+    for (const { delivery } of entries) delivery.released = true;
     const soonest = group.topic.ordered ? soonInOrder : atOnce;
     const bySeconds = Map.groupBy(entries, ({ settlement, delivery }) => {
       const seconds = settlement.verb === 'giveBack' && settlement.after > 0 ? hopOf(settlement.after) : soonest;

@@ -1,6 +1,13 @@
 import type { protos } from '@google-cloud/pubsub';
-import { ConfigError, checkOptions, type GroupRef, type ProvisionItem, type TopicInfo } from '@waybill/core/adapter';
-import { adapterName, isNotFound, requestFailure, status, statusOf } from './errors.ts';
+import {
+  ConfigError,
+  checkOptions,
+  type GroupRef,
+  type ProvisionItem,
+  sleep,
+  type TopicInfo,
+} from '@waybill/core/adapter';
+import { adapterName, isNotFound, isTransient, neverSent, requestFailure, status, statusOf } from './errors.ts';
 import type { Link } from './link.ts';
 import type { BrokerNames, GroupPlace, Pair } from './names.ts';
 import type { Settings } from './options.ts';
@@ -11,6 +18,9 @@ export const temporaryExpiry = 86_400_000;
 
 /** Seconds of the shortest deadline of a subscription: what was handed out to nobody comes back after it. */
 const ackDeadline = 10;
+
+/** Milliseconds over which members spread that find the same subscription without its topic. */
+const spread = 1_000;
 
 /** Seconds of the longest retention of a subscription, and of what older services (and the emulator) allow. */
 const longestRetention = [31 * 86_400, 7 * 86_400] as const;
@@ -199,10 +209,11 @@ export class Topology {
     try {
       await Promise.all([
         this.#deleteSubscription(place.subscription),
-        ...pairs.flatMap(({ subscription, topic }) => [
-          this.#deleteSubscription(subscription),
-          this.#deleteTopic(topic),
-        ]),
+        // One after the other: members that look meanwhile are to find both, or no subscription.
+        ...pairs.map(async ({ subscription, topic }) => {
+          await this.#deleteSubscription(subscription);
+          await this.#deleteTopic(topic);
+        }),
       ]);
     } catch (error) {
       throw requestFailure(error, `${nameOf(group)} cannot be removed`);
@@ -227,6 +238,11 @@ export class Topology {
     const making = { ...place, ordered: topic.ordered, temporary };
     let found = await this.look(place.subscription);
     if (found?.topic === deletedTopic) {
+      // Members of a group find it at the same moment: what another one has made again by now is not to be deleted.
+      await sleep(this.#link.clock, spread * Math.random());
+      found = await this.look(place.subscription);
+    }
+    if (found?.topic === deletedTopic) {
       await this.#deleteSubscription(place.subscription);
       found = undefined;
     }
@@ -235,7 +251,7 @@ export class Topology {
       // Before it is made: one that stands is not moved any more, so a position that does not exist must not leave one.
       const start = await this.#survey().target(place.topic, startAt);
       if (start !== undefined) this.#unplaced.add(place.subscription);
-      const made = found === undefined && (await this.#makeSubscription(making));
+      const made = found === undefined && (await this.#makeUnplaced(making, mayBeOurs));
       if (start !== undefined && (made || mayBeOurs)) await this.#survey().move(place.subscription, start);
       this.#unplaced.delete(place.subscription);
       if (made) return [];
@@ -261,11 +277,15 @@ export class Topology {
   }
 
   async #makePair(pair: Pair): Promise<void> {
-    await this.#makeTopic(pair.topic, {});
-    const found = await this.look(pair.subscription);
-    if (found !== undefined && found.topic !== deletedTopic) return;
-    if (found !== undefined) await this.#deleteSubscription(pair.subscription);
-    await this.#makeSubscription({ ...pair, ordered: false, temporary: false });
+    const { subscription, topic } = pair;
+    const found = await this.look(subscription);
+    // It still hands out what it has, and nothing tells whether that is all: what is hidden for a while cannot be seen.
+    if (found?.topic === deletedTopic) {
+      const text = `topic ${topic} was deleted, and subscription ${subscription} may still hold messages of it; read what it has, then delete it: both are made again`;
+      throw new ConfigError('topology', text, { adapter: adapterName });
+    }
+    await this.#makeTopic(topic, {});
+    if (found === undefined) await this.#makeSubscription({ ...pair, ordered: false, temporary: false });
   }
 
   async #makeTopic(topic: string, labels: Record<string, string>): Promise<void> {
@@ -297,6 +317,17 @@ export class Topology {
     const time = { seconds: Math.floor(before / 1_000), nanos: (before % 1_000) * 1e6 };
     const { name: subscription = null } = request;
     await this.#link.call((link) => link.subscriber.seek({ subscription, time }, link.once()));
+  }
+
+  /** As `#makeSubscription`; one that surely was not made is none of ours when somebody else makes it. */
+  async #makeUnplaced(making: Making, mayBeOurs: boolean): Promise<boolean> {
+    try {
+      return await this.#makeSubscription(making);
+    } catch (error) {
+      const mayBeMade = isTransient(error) && !neverSent(error);
+      if (!mayBeMade && !mayBeOurs) this.#unplaced.delete(making.subscription);
+      throw error;
+    }
   }
 
   /** @returns false when somebody else was quicker */
