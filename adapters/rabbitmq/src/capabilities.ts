@@ -9,9 +9,12 @@ const no = (reason: string): Support => ({ supported: false, reason });
 /** Silence of a peer that the broker bears, in heartbeats: it let go after 2.0 to 3.0 of them, measured. */
 const heartbeatsToDeath = 3;
 
-/** Milliseconds that a message may wait between the broker and a handler; its share of the consumer time-out. */
+/**
+ * Milliseconds that a message may wait between the broker and a handler; its share of the consumer time-out. A fifth of
+ * `maxHandling`, which is what core lets a message wait, from its arrival on.
+ */
 export function longestWait(consumerTimeout: number): number {
-  return Math.min(5 * 60_000, consumerTimeout / 4);
+  return consumerTimeout / 6;
 }
 
 export function capabilitiesOf(settings: Settings): Capabilities {

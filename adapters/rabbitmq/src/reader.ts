@@ -146,6 +146,8 @@ export class QueueReader {
 
   take(max: number, into: RabbitDelivery[]): void {
     if (this.paused || this.releasing || this.#renewing) return;
+    // Its end may have come in the same piece from the socket: what waits here belongs to others already (GUAR-02).
+    if (this.#channel?.alive !== true) return;
     for (let left = max; left > 0; left--) {
       const delivery = this.#buffer.shift();
       if (delivery === undefined) break;

@@ -186,7 +186,7 @@ export class RabbitReceiver implements Receiver, ReaderHost {
 
   opened(reader: QueueReader): void {
     this.#parts.events.assigned([reader.options.origin.lane]);
-    if (this.#down.delete(reader) && this.#down.size === 0) this.#parts.events.restored();
+    this.#upAgain(reader);
   }
 
   lost(reader: QueueReader, ending: Ending, handed: number): void {
@@ -266,11 +266,17 @@ export class RabbitReceiver implements Receiver, ReaderHost {
     const { handed } = reader;
     await reader.stop();
     this.#readers.delete(lane);
-    this.#down.delete(reader);
+    // It may be the last one that was missed: the others are read already.
+    this.#upAgain(reader);
     if (handed > 0 && !this.#closing) {
       const text = `lane ${lane} went to another member before its messages in hand were settled`;
       events.lost([lane], new LeaseLostError(text, { adapter: adapterName }));
     }
+  }
+
+  /** No longer waited for: it is open again, or somebody else's. */
+  #upAgain(reader: QueueReader): void {
+    if (this.#down.delete(reader) && this.#down.size === 0 && !this.#closing) this.#parts.events.restored();
   }
 
   async #leave(): Promise<void> {

@@ -286,6 +286,8 @@ export interface Delivery {
   readonly alone?: boolean;
   /** A place in the broker's log, or another name for the message that the broker keeps over redeliveries. */
   readonly position: string | undefined;
+  /** When the client got it, in `clock.monotonic()`; absent: when core did. */
+  readonly arrivedAt?: number;
   /** End of a lease of kind `delivery`, in `clock.monotonic()`, on the safe side. */
   readonly leaseUntil?: number;
   /** The client library's message. */
@@ -366,7 +368,10 @@ export interface Capabilities {
     /** Milliseconds: the shortest and longest `lease` that can be asked for. */
     readonly min: number;
     readonly max: number;
-    /** Milliseconds that one delivery can be kept in all; `Infinity` for no bound (ACK-03). */
+    /**
+     * Milliseconds that one delivery can be kept from its first handler call on; `Infinity` for no bound (ACK-03). It may
+     * have waited for a fifth of that before.
+     */
     readonly maxHandling: number;
   };
   /** Bytes of the largest body, with a reserve kept for our own headers (PUB-03). */

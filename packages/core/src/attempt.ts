@@ -4,6 +4,7 @@ import { InvalidMessageError, WaybillError } from './errors.ts';
 import type { Held } from './held.ts';
 import type { Claim, Inbox } from './idempotency.ts';
 import { whenPassedOn } from './inbox.ts';
+import { nameOf } from './limits.ts';
 import { ReceivedMessage, type Refusal } from './message.ts';
 import type { Pipeline, Unit } from './pipeline.ts';
 import type { CompiledIdempotency } from './subscribe-options.ts';
@@ -47,7 +48,9 @@ export async function runAttempt(pipeline: Pipeline, unit: Unit): Promise<void> 
 function mayCall(pipeline: Pipeline, held: Held): boolean {
   if (held.lost !== undefined || held.message === undefined) return false;
   if (pipeline.open) return true;
-  pipeline.abandon(held);
+  // Held in place while paused: its followers are in hand too, and must not start before it.
+  if (pipeline.setup.inPlace) pipeline.again(held, 0, held.attempt, 'givenBack');
+  else pipeline.abandon(held);
   return false;
 }
 
@@ -55,6 +58,10 @@ function mayCall(pipeline: Pipeline, held: Held): boolean {
 function screen(pipeline: Pipeline, held: Held): boolean {
   const { delivery } = held;
   if (!pipeline.alive(held)) return false;
+  if (pipeline.isStale(held)) {
+    pipeline.abandon(held);
+    return false;
+  }
   if (delivery.expiresAt !== undefined && delivery.expiresAt <= pipeline.setup.clock.now()) {
     pipeline.settle(held, { verb: 'ack', delivery }, 'expired');
     return false;
@@ -161,16 +168,17 @@ function conclude(pipeline: Pipeline, held: Held, result: AttemptResult): void {
   if (decided !== undefined) {
     // Everything else has been carried out when it was decided.
     if (pipeline.awaitsEnd(decided)) pipeline.carryOut(held, decided);
-  } else if (refusal !== undefined) refused(pipeline, held, refusal);
+  } else if (refusal !== undefined) refused(pipeline, held, refusal, result);
   else if (result === 'give-back') pipeline.abandon(held);
   else pipeline.carryOut(held, result === 'ok' ? { verb: 'ack' } : verdictOf(result.error));
 }
 
 /** Calls middleware and handler, and waits for them no longer than the unit's time. */
 function call(pipeline: Pipeline, unit: Unit, called: readonly Held[]): Promise<AttemptResult> {
-  const { settings, handle, stream } = pipeline.setup;
+  const { settings, handle, stream, clock } = pipeline.setup;
   const messages = called.flatMap((held) => held.message ?? []);
   if (messages.length === 0) return Promise.resolve('give-back');
+  for (const held of called) held.calledAt ??= clock.monotonic();
   return new Promise((resolve) => {
     unit.end = resolve;
     // The time of a stream's message begins when somebody takes it.
@@ -219,7 +227,10 @@ async function attemptOnce(
   const called = opened.filter((held, at) => admitted[at] === true && mayCall(pipeline, held));
   try {
     const result = await call(pipeline, unit, called);
-    for (const held of called) if (held.message?.verdict === undefined) held.claim?.end(result === 'ok');
+    for (const held of called) {
+      const decided = held.message?.verdict;
+      held.claim?.end(decided === undefined ? result === 'ok' : decided.verb === 'ack');
+    }
     for (const held of called) {
       if (held.claim === undefined) conclude(pipeline, held, result);
       else if (await marked(pipeline, held, held.claim)) conclude(pipeline, held, result);
@@ -264,11 +275,12 @@ function claimInbox(
   });
 }
 
-function refused(pipeline: Pipeline, held: Held, refusal: Refusal): void {
+function refused(pipeline: Pipeline, held: Held, refusal: Refusal, result: AttemptResult): void {
   if (refusal === 'duplicate') pipeline.settle(held, { verb: 'ack', delivery: held.delivery }, 'duplicates');
   else if (refusal === 'busy') pipeline.again(held, busyDelay, held.attempt, 'givenBack');
   else if ('away' in refusal) storeAway(pipeline, held, refusal.away);
-  else pipeline.carryOut(held, verdictOf(refusal.failed));
+  // What middleware made of the handler's error counts, unless it made nothing of it.
+  else pipeline.carryOut(held, verdictOf(typeof result === 'object' ? result.error : refusal.failed));
 }
 
 /** What makes the message the same as another; `undefined` when it has been dealt with. */
@@ -281,8 +293,10 @@ function identify(
   try {
     const { id, position } = held.delivery;
     // Ids and positions are two kinds of names: one must not be taken for the other.
-    const key = options.key?.(message) ?? id ?? (position === undefined ? undefined : `\0${position}`);
-    if (key !== undefined) return { is: key };
+    const key: unknown = options.key?.(message) ?? id ?? (position === undefined ? undefined : `\0${position}`);
+    if (typeof key === 'string') return { is: key };
+    // All promises look alike, and so do all objects: their messages would be duplicates of each other.
+    if (key !== undefined) throw new TypeError(`${optionOf(pipeline)}.key gave ${nameOf(key)}, not a text`);
   } catch (error) {
     pipeline.carryOut(held, verdictOf(error));
     return undefined;
@@ -291,10 +305,13 @@ function identify(
     pipeline.count('unidentified');
     return 'unidentified';
   }
-  const field = pipeline.setup.settings.inbox === undefined ? 'idempotency' : 'inbox';
-  const error = new Error(`nothing identifies this message; give ${field}.key, or unidentified: 'handle'`);
+  const error = new Error(`nothing identifies this message; give ${optionOf(pipeline)}.key, or unidentified: 'handle'`);
   pipeline.exhaust(held, 'invalid', error, held.attempt - 1);
   return undefined;
+}
+
+function optionOf({ setup: { settings } }: Pipeline): 'idempotency' | 'inbox' {
+  return settings.inbox === undefined ? 'idempotency' : 'inbox';
 }
 
 function claimOf(
@@ -358,7 +375,8 @@ async function claimFor(
   return false;
 }
 
-function storeAway(pipeline: Pipeline, held: Held, error: unknown): void {
+/** What the store could not be told, or did not tell, is not settled: the message comes again, as the attempt it was. */
+export function storeAway(pipeline: Pipeline, held: Held, error: unknown): void {
   if (!WaybillError.is(error, 'CLOSED')) pipeline.storeTrouble(error);
   pipeline.again(held, storeAwayDelay, held.attempt, 'givenBack');
 }

@@ -30,6 +30,7 @@ import type { ReceivedMessage } from './message.ts';
 import { checkName } from './names.ts';
 import { isRetryable, Patience } from './patience.ts';
 import { PublishQueue } from './publisher.ts';
+import { checkRetriesInPlace } from './retry.ts';
 import { Stream } from './stream.ts';
 import { compileStart, compileSubscribeOptions, type JoinOptions } from './subscribe-options.ts';
 import { Member, type SubscriptionSetup } from './subscription.ts';
@@ -504,15 +505,7 @@ export class ConnectedBus implements Bus, ConnectionEvents {
       const several = this.capabilities.groups;
       if (temporary && !several.supported) throw new UnsupportedError('groups', adapter, several.reason);
       const inPlace = temporary || (ordered && !this.capabilities.orderedAttempts.supported);
-      const { maxHandling } = this.capabilities.lease;
-      if (inPlace && settings.retry.longest > maxHandling) {
-        throw new UnsupportedError(
-          'maxHandling',
-          adapter,
-          `retry.delay goes up to ${settings.retry.longest} ms, and a message that waits in this member can be held for ${maxHandling} ms`,
-          'lower retry.delay.max',
-        );
-      }
+      if (inPlace) checkRetriesInPlace(settings.retry, this.capabilities.lease.maxHandling, adapter);
       if (topology !== 'none' || temporary) {
         const mode = topology === 'verify' && !temporary ? 'verify' : 'create';
         const groups = [{ name: group, temporary, startAt: settings.startAt, options: settings.brokerOptions }];

@@ -19,7 +19,7 @@ export interface HeldBy {
   decided(held: Held, verdict: Verdict, settled: (result: 'applied' | 'lost') => void): void;
   extended(held: Held, by: number): void;
   begun(held: Held): void;
-  checkDelay(after: number): void;
+  checkDelay(held: Held, after: number): void;
 }
 
 /** A delivery in this member's hands, from `receive` until it is settled or lost. */
@@ -30,6 +30,10 @@ export class Held implements MessageOwner {
   state: HeldState = 'ready';
   /** Which attempt the next handler call is, or the running one. */
   attempt: number;
+  /** When the client got it, in monotonic milliseconds. */
+  readonly arrivedAt: number;
+  /** When its first handler call in our hands began, in monotonic milliseconds. */
+  calledAt: number | undefined;
   /** While waiting: when it may start again, in monotonic milliseconds. */
   dueAt = 0;
   /** End of a lease of kind `delivery`. */
@@ -43,11 +47,12 @@ export class Held implements MessageOwner {
   /** The running attempt's message. */
   message: ReceivedMessage | undefined;
 
-  constructor(by: HeldBy, delivery: Delivery) {
+  constructor(by: HeldBy, delivery: Delivery, now: number) {
     this.#by = by;
     this.delivery = delivery;
     this.bytes = delivery.body.byteLength;
     this.attempt = delivery.attempt;
+    this.arrivedAt = delivery.arrivedAt ?? now;
     this.leaseUntil = delivery.leaseUntil ?? Number.POSITIVE_INFINITY;
   }
 
@@ -64,6 +69,6 @@ export class Held implements MessageOwner {
   }
 
   checkDelay(after: number): void {
-    this.#by.checkDelay(after);
+    this.#by.checkDelay(this, after);
   }
 }

@@ -1,6 +1,6 @@
 import type { Capabilities, Delivery, Receiver, Settlement } from './adapter.ts';
 import { Alarm } from './alarm.ts';
-import { type AttemptResult, runAttempt } from './attempt.ts';
+import { type AttemptResult, runAttempt, storeAway } from './attempt.ts';
 import type { Clock, Timer } from './clock.ts';
 import type { Codec } from './codec.ts';
 import { ClosedError, HandlerTimeoutError, UnsupportedError, type WaybillError } from './errors.ts';
@@ -345,7 +345,23 @@ export class Pipeline implements HeldBy {
 
   #expireAt(unit: Unit, deadline: number): void {
     unit.deadline = deadline;
-    this.#alarm.at(deadline);
+    // Beyond it the broker would take the message away, and its attempts would be counted anew: for ever.
+    for (const held of unit.helds) unit.deadline = Math.min(unit.deadline, this.#keptUntil(held));
+    this.#alarm.at(unit.deadline);
+  }
+
+  /** Until when one whose retries wait here can be kept; `Infinity` for every other. */
+  #keptUntil({ calledAt }: Held): number {
+    const { inPlace, capabilities, clock } = this.setup;
+    return inPlace ? (calledAt ?? clock.monotonic()) + capabilities.lease.maxHandling : Number.POSITIVE_INFINITY;
+  }
+
+  /** Whether it waited for so long that the broker may take it from its handler. Not in order: there it cannot go back alone. */
+  isStale({ arrivedAt }: Held): boolean {
+    const { ordered, inPlace, capabilities, settings, clock } = this.setup;
+    const { maxHandling } = capabilities.lease;
+    if (ordered || inPlace || maxHandling === Number.POSITIVE_INFINITY) return false;
+    return clock.monotonic() - arrivedAt > Math.max(maxHandling - settings.timeout, maxHandling / 5);
   }
 
   /** The handler has returned (or does not count any more), and everything of the unit is decided. */
@@ -377,7 +393,7 @@ export class Pipeline implements HeldBy {
       if (held.attempt >= retry.attempts) this.exhaust(held, 'exhausted', verdict.error, held.attempt, settled);
       else {
         const after = verdict.after ?? retry.delayAfter(held.attempt, verdict.error);
-        const unsupported = this.#tooLong(after);
+        const unsupported = this.#tooLong(held, after);
         // Asked for by a RetryError or a policy's function: nobody is left to throw to, and no delay is clamped.
         if (unsupported !== undefined) this.exhaust(held, 'exhausted', unsupported, held.attempt, settled);
         else {
@@ -471,6 +487,8 @@ export class Pipeline implements HeldBy {
     this.#settler.settle(held, settlement, (result) => {
       if (result === 'applied' && count !== undefined) this.counts[count]++;
       if (held.state !== 'gone') this.#gone(held);
+      // Lost meanwhile; a drain still waits for the settlement itself.
+      else this.#changed();
       settled(result);
       this.pump();
     });
@@ -492,8 +510,7 @@ export class Pipeline implements HeldBy {
       claim.outcome.then(
         () => this.carryOut(held, verdict, settled),
         (error: unknown) => {
-          this.storeTrouble(error);
-          this.again(held, 0, held.attempt, 'givenBack');
+          storeAway(this, held, error);
           settled('lost');
         },
       );
@@ -519,16 +536,22 @@ export class Pipeline implements HeldBy {
     if (unit !== undefined) this.startTime(unit);
   }
 
-  checkDelay(after: number): void {
-    const unsupported = this.#tooLong(after);
+  checkDelay(held: Held, after: number): void {
+    const unsupported = this.#tooLong(held, after);
     if (unsupported !== undefined) throw unsupported;
   }
 
-  #tooLong(after: number): UnsupportedError | undefined {
-    const { adapter, capabilities, inPlace } = this.setup;
-    const longest = inPlace ? capabilities.lease.maxHandling : capabilities.maxDelay;
-    if (after <= longest) return undefined;
-    return new UnsupportedError('maxDelay', adapter, `${after} ms is beyond the longest delay of ${longest} ms`);
+  #tooLong(held: Held, after: number): UnsupportedError | undefined {
+    const { adapter, capabilities, inPlace, clock } = this.setup;
+    if (inPlace) {
+      if (clock.monotonic() + after < this.#keptUntil(held)) return undefined;
+      const { maxHandling } = capabilities.lease;
+      const why = `a retry in ${Math.round(after)} ms comes after the ${maxHandling} ms for which one member can keep a message`;
+      return new UnsupportedError('maxHandling', adapter, why);
+    }
+    if (after <= capabilities.maxDelay) return undefined;
+    const why = `${after} ms is beyond the longest delay of ${capabilities.maxDelay} ms`;
+    return new UnsupportedError('maxDelay', adapter, why);
   }
 
   /** Whether what is not started is let go: while draining, and while held where its lease would run out. */
@@ -537,7 +560,7 @@ export class Pipeline implements HeldBy {
   }
 
   #keep(delivery: Delivery): Held {
-    const held = new Held(this, delivery);
+    const held = new Held(this, delivery, this.setup.clock.monotonic());
     this.#hand.add(held);
     this.#bytes += held.bytes;
     this.counts.received++;
@@ -644,10 +667,11 @@ export class Pipeline implements HeldBy {
     }
     for (const unit of [...this.#units]) {
       if (unit.deadline <= now) {
-        const { timeout } = this.setup.settings;
-        const error = new HandlerTimeoutError(
-          `${this.what}: the handler took longer than its time-out of ${timeout} ms`,
-        );
+        const { settings, capabilities } = this.setup;
+        const over = unit.helds.some((held) => this.#keptUntil(held) <= now)
+          ? `the ${capabilities.lease.maxHandling} ms for which one member can keep a message`
+          : `its time-out of ${settings.timeout} ms`;
+        const error = new HandlerTimeoutError(`${this.what}: the handler took longer than ${over}`);
         unit.deadline = Number.POSITIVE_INFINITY;
         for (const held of unit.helds) held.message?.abort(error);
         unit.abort?.(error);

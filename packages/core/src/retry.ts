@@ -14,6 +14,8 @@ export interface CompiledRetry {
   delayAfter(attempt: number, error: unknown): number;
   /** The longest of these waits, for a look at the adapter's `maxDelay`; 0 for a function: it can say anything. */
   readonly longest: number;
+  /** All waits of a message in sum, at their longest; 0 for a function. */
+  readonly total: number;
 }
 
 const defaults = { attempts: 8, initial: 1_000, factor: 3, max: 900_000 } as const;
@@ -45,7 +47,7 @@ export function compileRetry(
   return { attempts, ...compileDelay(policy.delay ?? {}, attempts, random) };
 }
 
-type DelayRule = Pick<CompiledRetry, 'delayAfter' | 'longest'>;
+type DelayRule = Pick<CompiledRetry, 'delayAfter' | 'longest' | 'total'>;
 
 type DelayFunction = (attempt: number, error: unknown) => Duration;
 
@@ -61,6 +63,7 @@ function guarded(delay: DelayFunction, fallback: DelayRule, onFault: (error: unk
       }
     },
     longest: 0,
+    total: 0,
   };
 }
 
@@ -69,7 +72,7 @@ type FixedDelay = Exclude<NonNullable<RetryPolicy['delay']>, DelayFunction>;
 function compileDelay(delay: FixedDelay, attempts: number, random: () => number): DelayRule {
   if (typeof delay === 'number' || typeof delay === 'string') {
     const wait = duration(delay, 'retry.delay');
-    return { delayAfter: () => wait, longest: attempts > 1 ? wait : 0 };
+    return { delayAfter: () => wait, longest: attempts > 1 ? wait : 0, total: sumOf(() => wait, 1, attempts) };
   }
   if (Array.isArray(delay)) return listed(delay, attempts);
   if (typeof delay !== 'object' || delay === null) {
@@ -85,10 +88,21 @@ function listed(delays: readonly Duration[], attempts: number): DelayRule {
   if (delays.length === 0) throw new ConfigError('retry.delay', 'is an empty list');
   const waits = delays.map((delay, i) => duration(delay, `retry.delay[${i}]`));
   const last = waits.length - 1;
+  const wait = (attempt: number): number => waits[Math.min(attempt - 1, last)] as number;
   return {
-    delayAfter: (attempt) => waits[Math.min(attempt - 1, last)] as number,
+    delayAfter: wait,
     longest: Math.max(0, ...waits.slice(0, attempts - 1)),
+    total: sumOf(wait, waits.length, attempts),
   };
+}
+
+/** @param steady the attempt from which on the waits are all alike */
+function sumOf(wait: (attempt: number) => number, steady: number, attempts: number): number {
+  let total = 0;
+  for (let attempt = 1; attempt < Math.min(attempts, steady); attempt++) total += wait(attempt);
+  const rest = Math.max(0, attempts - Math.min(attempts, steady));
+  const last = wait(steady);
+  return last === 0 ? total : total + rest * last;
 }
 
 interface GrowingDelay {
@@ -117,10 +131,31 @@ function growing(delay: GrowingDelay, attempts: number, random: () => number): D
   const initial = given.initial ?? Math.min(defaults.initial, given.max ?? defaults.initial);
   const max = given.max ?? Math.max(defaults.max, initial);
   const wait = (attempt: number): number => Math.min(max, initial * factor ** (attempt - 1));
+  // Beyond a thousand waits it counts as steady, which makes no sum longer than it is.
+  let steady = 1;
+  while (steady < 1_000 && factor > 1 && wait(steady) < max) steady++;
   return {
     delayAfter: (attempt) => (jitter ? upperHalf(wait(attempt), random) : wait(attempt)),
     longest: attempts > 1 ? wait(attempts - 1) : 0,
+    total: sumOf(wait, steady, attempts),
   };
+}
+
+/**
+ * A message that is tried again in place stays with one member from its first attempt to its last.
+ *
+ * @throws ConfigError where the waits alone take longer than the broker leaves it there
+ */
+export function checkRetriesInPlace({ attempts, total }: CompiledRetry, maxHandling: number, adapter: string): void {
+  const bound = `${adapter} leaves a message with one member for ${maxHandling} ms at most, and this one waits for its retries there`;
+  if (attempts === Number.POSITIVE_INFINITY && maxHandling !== Number.POSITIVE_INFINITY) {
+    throw new ConfigError('retry.attempts', `Infinity takes too long: ${bound}`, { adapter });
+  }
+  if (total > maxHandling) {
+    throw new ConfigError('retry.delay', `the waits add up to ${total} ms: ${bound}; lower attempts or delay`, {
+      adapter,
+    });
+  }
 }
 
 /**

@@ -35,6 +35,7 @@ export interface CompiledIdempotency<Store = IdempotencyOptions['store']>
   readonly epoch: number;
 }
 
+const defaultTimeout = duration('15m');
 const defaultWindow = duration('7d');
 
 const optionNames = [
@@ -85,6 +86,14 @@ export function compileSubscribeOptions(options: JoinOptions, defaults: Subscrib
       `${lease} ms is outside of what ${adapter} can do: ${capabilities.lease.min} to ${capabilities.lease.max} ms`,
     );
   }
+  const { maxHandling } = capabilities.lease;
+  const timeout =
+    options.timeout === false
+      ? Number.POSITIVE_INFINITY
+      : positive('timeout', duration(options.timeout ?? Math.min(defaultTimeout, maxHandling), 'timeout'));
+  if (timeout > maxHandling) {
+    throw new ConfigError('timeout', `${adapter} lets a handler keep a message for ${maxHandling} ms at most`);
+  }
   const retry = compileRetry(options.retry, {
     onFault: (error) => defaults.logger.error('retry.delay failed; the default delay is used', { error }),
   });
@@ -104,10 +113,7 @@ export function compileSubscribeOptions(options: JoinOptions, defaults: Subscrib
     group: options.group,
     concurrency: concurrencyOf(options.concurrency, inbox?.store.maxConcurrency),
     lease,
-    timeout:
-      options.timeout === false
-        ? Number.POSITIVE_INFINITY
-        : positive('timeout', duration(options.timeout ?? '15m', 'timeout')),
+    timeout,
     retry,
     whenExhausted: broadcast ? 'drop' : (whenExhausted ?? 'dead-letter'),
     invalid: oneOf('invalid', options.invalid, ['dead-letter', 'retry', 'stop']) ?? 'dead-letter',

@@ -165,7 +165,10 @@ export interface RetryPolicy {
 
 export interface IdempotencyOptions<Store = IdempotencyStore> {
   readonly store: Store;
-  /** What makes two messages the same. Default: the message id; for foreign messages the broker's position. */
+  /**
+   * What makes two messages the same: a text; anything else fails the attempt. Default: the message id; for foreign
+   * messages the broker's position.
+   */
   readonly key?: (message: Message) => string;
   /** How long a handled message is remembered. Default: 7 d. */
   readonly window?: Duration;
@@ -181,8 +184,9 @@ interface CommonSubscribeOptions {
   /** Bound of the take-over from a member that went silent. Default: 30 s; at least 1 s, and in the adapter's range. */
   readonly lease?: Duration;
   /**
-   * Of one attempt (ACK-09). Default: 15 min; `false` for none. When it has passed the attempt has failed; a handler
-   * that goes on all the same, against its signal, holds neither a place among `concurrency` nor its key any more.
+   * Of one attempt (ACK-09). Default: 15 min, or the adapter's `maxHandling` if that is less, which is also the longest;
+   * `false` for none, where `maxHandling` has no bound. When it has passed the attempt has failed; a handler that goes on
+   * all the same, against its signal, holds neither a place among `concurrency` nor its key any more.
    */
   readonly timeout?: Duration | false;
   readonly retry?: RetryPolicy;

@@ -25,7 +25,7 @@ function delivery(lane: string, key: string | undefined, position: number): Deli
 }
 
 const held = (lane: string, key: string | undefined, position: number): Held =>
-  new Held(by, delivery(lane, key, position));
+  new Held(by, delivery(lane, key, position), 0);
 
 describe('deliveries of an ordered topic', () => {
   test('one key has one attempt at a time, others run beside it', () => {

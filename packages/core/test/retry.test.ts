@@ -102,3 +102,22 @@ test('the back-off doubles up to its bound, and spreads over the upper half', ()
   expect(backOff(1, bounds, () => 0)).toBe(50);
   expect(backOff(5_000, bounds, () => 0)).toBe(500);
 });
+
+describe('the waits in sum', () => {
+  const total = (policy: Parameters<typeof compileRetry>[0]): number => compileRetry(policy).total;
+
+  test('count one fewer than the attempts', () => {
+    expect(total({})).toBe(1_093_000);
+    expect(total({ attempts: 1, delay: '1s' })).toBe(0);
+    expect(total({ attempts: 5, delay: '20m' })).toBe(4 * 1_200_000);
+    expect(total({ attempts: 5, delay: [0, '1s', '10s'] })).toBe(21_000);
+    expect(total({ attempts: 4, delay: { initial: '1s', factor: 1 } })).toBe(3_000);
+    expect(total({ attempts: 20, delay: { initial: '1s', factor: 2, max: '4s' } })).toBe(3_000 + 17 * 4_000);
+    expect(total({ attempts: 9, delay: () => '1h' })).toBe(0);
+  });
+
+  test('may have no end', () => {
+    expect(total({ attempts: Number.POSITIVE_INFINITY })).toBe(Number.POSITIVE_INFINITY);
+    expect(total({ attempts: Number.POSITIVE_INFINITY, delay: 0 })).toBe(0);
+  });
+});
