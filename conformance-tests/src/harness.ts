@@ -93,8 +93,8 @@ export interface ForeignReader {
 export type TopologyPart = 'topic' | 'group' | 'dead-letters';
 
 export interface ForeignClient {
-  /** Whether messages of this broker have keys, without Waybill. */
-  readonly keys: boolean;
+  /** Whether messages of this broker have keys, without Waybill: all, or those of ordered topics alone. */
+  readonly keys: boolean | 'ordered';
   /** Resolves when the broker has stored it. The topic exists. A key is left out where the broker has none. */
   publish(topic: string, message: ForeignMessage): Promise<void>;
   /** Reads a copy of everything that is published to the topic from now on. The topic exists. */

@@ -29,6 +29,19 @@ export async function oneGroup(s: Scenario): Promise<void> {
   await s.unsupported('groups', () => bus.subscribe(topic, { broadcast: true }, () => {}));
 }
 
+/**
+ * Milliseconds to watch for what a member had acked when it left: where each delivery has a lease of its own, an ack that
+ * was lost shows itself when that ends; elsewhere at once, for which the usual time is enough.
+ */
+export function lostAckWatch({ capabilities }: Scenario, lease: number): number | undefined {
+  return capabilities.lease.kind === 'delivery' ? lease + 1_000 : undefined;
+}
+
+/** Milliseconds of a lease that a busy machine does not stand still for, where nothing may come twice. */
+export function steadyLease({ lease }: Scenario): number {
+  return Math.max(lease, 3_000);
+}
+
 /** A promise that is opened by hand. */
 export interface Gate {
   readonly opened: Promise<void>;

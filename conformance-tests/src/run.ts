@@ -114,6 +114,8 @@ class Stage implements Scenario {
   readonly #members: { readonly name: string; readonly member: Member & Partial<MemberProcess> }[] = [];
   readonly #links: NetworkLink[] = [];
   readonly #cleaners: (() => unknown)[] = [];
+  /** Whether the test has ended, or was given up and still runs: what it begins then nobody would end. */
+  #over = false;
   readonly logs: LogLine[] = [];
   /** Why what was asked for is not supported. */
   readonly reasons: string[] = [];
@@ -142,11 +144,13 @@ class Stage implements Scenario {
   }
 
   async connect({ to, ...options }: Parameters<Scenario['connect']>[0] = {}): Promise<Bus> {
+    this.#checkOver();
     const target = to === undefined ? this.#target() : isLink(to) ? to.target : to;
     const { factory } = this.adapter;
     const adapters = factory === undefined ? [] : [factory];
     const bus = await connect(target, { logger: this.#logger(), adapters, ...options });
     this.#buses.push(bus);
+    if (this.#over) await bus.close({ timeout: 0 });
     return bus;
   }
 
@@ -167,6 +171,7 @@ class Stage implements Scenario {
   }
 
   async member<Name extends keyof Programs>(name: Name, args: ProgramArgs<Name>, link?: NetworkLink): Promise<Member> {
+    this.#checkOver();
     const member = this.broker.inProcess
       ? startMemberInProcess(programs[name] as MemberProgram<ProgramArgs<Name>>, args, this.#adapter(link))
       : startMemberProcess({
@@ -187,8 +192,10 @@ class Stage implements Scenario {
   }
 
   async network(): Promise<NetworkLink> {
+    this.#checkOver();
     const link = await this.broker.openLink();
     this.#links.push(link);
+    if (this.#over) await link.close();
     return link;
   }
 
@@ -234,9 +241,15 @@ class Stage implements Scenario {
     return parts.join('\n\n');
   }
 
+  #checkOver(): void {
+    if (this.#over) throw new Error('the test is over');
+  }
+
   async clear(): Promise<void> {
-    for (const clean of this.#cleaners) await Promise.resolve(clean()).catch(() => {});
+    this.#over = true;
+    // First, because a cleaner may have to wait.
     await Promise.all(this.#members.map(({ member }) => member.kill().catch(() => {})));
+    for (const clean of this.#cleaners) await (async () => clean())().catch(() => {});
     const closed = Promise.all(this.#buses.map((bus) => bus.close({ timeout: 1_000 }).catch(() => {})));
     // A bus that does not close is for LIFE-02 to report; here it must not stop the suite.
     await Promise.race([closed, new Promise((resolve) => setTimeout(resolve, CLOSE_WITHIN).unref())]);

@@ -27,6 +27,24 @@ const loseAcks: Fault = {
   }),
 };
 
+const loseLastAcks: Fault = {
+  name: 'loses the acks of a member that leaves',
+  wrong: 'what is acked after the last receive was told to finish is confirmed and never applied',
+  caughtBy: ['SUB-06', 'LIFE-01'],
+  plant: () => ({
+    receiver: (inner) => {
+      let finishing: AbortSignal | undefined;
+      return {
+        ...settlesThrough(inner, (one) => (one.verb === 'ack' && finishing?.aborted ? 'applied' : one)),
+        receive(max, finish) {
+          finishing = finish;
+          return inner.receive(max, finish);
+        },
+      };
+    },
+  }),
+};
+
 const commitPastGap: Fault = {
   name: 'commits past a gap',
   wrong: 'an ack also acks everything that was handed out before it, as a plain offset commit does',
@@ -206,6 +224,7 @@ const deliverTwice: Fault = {
 export const settlingFaults: readonly Fault[] = [
   ackOnReceive,
   loseAcks,
+  loseLastAcks,
   commitPastGap,
   settleByTag,
   settleForOthers,

@@ -24,6 +24,10 @@ import { rewriteAdvertised } from './kafka-addresses.ts';
 import { type Address, linkThrough, type ProxyOptions, TcpProxy } from './proxy.ts';
 import { unusedPort } from './unused-port.ts';
 
+/** A setting of a topic without effect on what the suite looks at, which tells one topic from the next of its name. */
+const MARK = 'file.delete.delay.ms';
+const MARKED = '59999';
+
 /** The shortest session that a broker allows unless it is told otherwise. */
 const LEASE = 6_000;
 
@@ -214,12 +218,34 @@ class Foreign implements ForeignClient {
   async remove(part: Parameters<ForeignClient['remove']>[0], place: Place): Promise<void> {
     const admin = await this.#connectedAdmin();
     const topics = part === 'topic' ? [`${place.prefix ?? ''}${place.topic}`] : await this.#topics(part, place);
-    // A group with members cannot be deleted: what can go from under them is the topic of its retries.
-    await admin.deleteTopics({ topics: [...topics] });
-    await eventually('the topics are gone', async () => {
-      const left = await this.#listTopics();
-      return topics.every((topic) => !left.includes(topic));
+    if (topics.length === 0) return;
+    // A group with members cannot be deleted: what can go from under them is the topic of its retries. Its members may
+    // make it again before anybody sees that it is gone: the new one is without the mark.
+    await admin.alterConfigs({
+      validateOnly: false,
+      resources: topics.map((name) => ({
+        type: ConfigResourceTypes.TOPIC,
+        name,
+        configEntries: [{ name: MARK, value: MARKED }],
+      })),
     });
+    await eventually('the topics are marked', async () => (await this.#marked(topics)).length === topics.length);
+    await admin.deleteTopics({ topics: [...topics] });
+    await eventually('the topics are gone', async () => (await this.#marked(topics)).length === 0);
+  }
+
+  async #marked(topics: readonly string[]): Promise<readonly string[]> {
+    const admin = await this.#connectedAdmin();
+    const all = await this.#listTopics();
+    const left = topics.filter((topic) => all.includes(topic));
+    if (left.length === 0) return [];
+    const { resources } = await admin.describeConfigs({
+      includeSynonyms: false,
+      resources: left.map((name) => ({ type: ConfigResourceTypes.TOPIC, name, configNames: [MARK] })),
+    });
+    return resources
+      .filter(({ configEntries }) => configEntries.some(({ configValue }) => configValue === MARKED))
+      .map(({ resourceName }) => resourceName);
   }
 
   async exists(part: Parameters<ForeignClient['exists']>[0], place: Place): Promise<boolean> {

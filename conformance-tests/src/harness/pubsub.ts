@@ -1,5 +1,6 @@
 import { generateKeyPairSync, randomUUID } from 'node:crypto';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { createSecureServer, type ServerHttp2Session } from 'node:http2';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -298,10 +299,8 @@ async function openDoors(server: Server): Promise<readonly OpenDoor[]> {
   };
   await writeFile(keyFile, JSON.stringify(key));
   const tls = { cert: certificate.cert, key: certificate.key, ALPNProtocols: ['h2'] };
-  const [plain, withKey] = await Promise.all([
-    TcpProxy.open({ upstream: server.address, tls }),
-    TcpProxy.open({ upstream: server.address, tls }),
-  ]);
+  const plain = await TcpProxy.open({ upstream: server.address, tls });
+  const guard = await openGuard(certificate);
   return [
     {
       what: 'TLS with an authority of its own',
@@ -309,12 +308,51 @@ async function openDoors(server: Server): Promise<readonly OpenDoor[]> {
       close: () => plain.close(),
     },
     {
+      // The emulator takes anybody, so a server of our own looks at what comes with the calls.
       what: 'the key of a service account',
-      target: server.url({ at: withKey.address, params: { tls: 'true', caFile, keyFile } }),
+      target: server.url({ at: guard.address, params: { tls: 'true', caFile, keyFile } }),
+      refused: true,
+      verify: async () => {
+        const [, claims = ''] = (guard.shown() ?? '').split('.');
+        const { iss } = JSON.parse(Buffer.from(claims, 'base64url').toString() || '{}');
+        if (iss !== key.client_email) throw new Error(`the key was not used; the server was shown ${guard.shown()}`);
+      },
       close: async () => {
-        await withKey.close();
+        guard.close();
         await rm(folder, { recursive: true });
       },
     },
   ];
+}
+
+interface Guard {
+  readonly address: Address;
+  /** The authorization of the last call. */
+  readonly shown: () => string | undefined;
+  readonly close: () => void;
+}
+
+/** A server of gRPC over TLS that refuses every call. */
+async function openGuard({ cert, key }: Pick<ReturnType<typeof makeCertificate>, 'cert' | 'key'>): Promise<Guard> {
+  let shown: string | undefined;
+  const sessions = new Set<ServerHttp2Session>();
+  const guard = createSecureServer({ cert, key });
+  guard.on('session', (session) => {
+    sessions.add(session);
+    session.once('close', () => sessions.delete(session));
+  });
+  guard.on('stream', (stream, headers) => {
+    shown = headers.authorization;
+    const unauthenticated = { 'grpc-status': '16', 'grpc-message': 'refused' };
+    stream.respond({ ':status': 200, 'content-type': 'application/grpc', ...unauthenticated }, { endStream: true });
+  });
+  await new Promise<void>((resolve) => guard.listen(0, resolve));
+  return {
+    address: { host: 'localhost', port: (guard.address() as { port: number }).port },
+    shown: () => shown,
+    close: () => {
+      guard.close();
+      for (const session of sessions) session.destroy();
+    },
+  };
 }

