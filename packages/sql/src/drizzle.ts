@@ -9,7 +9,8 @@ import {
   sharedBy,
   transactionsOf,
 } from './library.ts';
-import { cut, outliveCuts, type RawClient, rawRunner } from './pg-library.ts';
+import { guardPool, hangUp } from './pg-connections.ts';
+import { type RawClient, rawRunner } from './pg-library.ts';
 import type { SqlClient, SqlRunner, SqlTransactions } from './sql.ts';
 
 /** A transaction of `drizzle-orm/node-postgres`, with any schema. A database does not fit. */
@@ -21,6 +22,7 @@ export interface DrizzleTx {
 /** A database of `drizzle-orm/node-postgres` on a pool. */
 export interface DrizzleDatabase<Tx> {
   readonly $client: Pool;
+  readonly _: { readonly session: object };
   transaction<T>(work: (tx: Tx) => Promise<T>): Promise<T>;
 }
 
@@ -47,7 +49,7 @@ export function drizzleAdapter<Tx extends DrizzleTx>(
   }
   checkOptions(options, ['maxConnections'], '');
   if (!('totalCount' in db.$client)) throw new ConfigError('db', 'is not on a Pool of pg, which an inbox needs');
-  outliveCuts(db.$client);
+  guardPool(db.$client);
   return sharedBy(db, {
     name: 'drizzle',
     dialect: 'postgres',
@@ -55,30 +57,35 @@ export function drizzleAdapter<Tx extends DrizzleTx>(
     runner,
     transaction: transactionsOf<Tx>({
       runner,
-      begin: (inside) =>
-        db.transaction((tx) => {
-          const session = sessionOf(tx);
-          // It knows a pool by the class of its own copy, and may take another one for a single client.
-          if ('totalCount' in session.client) {
-            throw new ConfigError(
-              'db',
-              'begins transactions on the pool itself; have it use the same copy of pg as you',
-            );
-          }
-          session.client = new Lent(session.client as PoolClient) as unknown as RawClient;
-          return inside(tx);
-        }),
+      async begin(inside) {
+        const lent = new Lent(await db.$client.connect());
+        // Given a pool, Drizzle never releases a connection whose BEGIN fails.
+        const session: DrizzleSession<Tx> = Object.create(db._.session, { client: { value: lent } });
+        let begun = false;
+        try {
+          await session.transaction((tx) => {
+            begun = true;
+            return inside(tx);
+          });
+        } finally {
+          lent.release(!begun);
+        }
+      },
       async commit(tx) {
         (sessionOf(tx).client as unknown as Lent).close();
         return 'left to it';
       },
-      spoil: (tx) => cut(sessionOf(tx).client),
+      spoil: (tx) => hangUp(sessionOf(tx).client),
     }),
   });
 }
 
 interface Session {
-  client: RawClient & Partial<Pick<PoolClient, 'release'>>;
+  readonly client: RawClient & Partial<Pick<PoolClient, 'release'>>;
+}
+
+interface DrizzleSession<Tx> {
+  transaction<T>(work: (tx: Tx) => Promise<T>): Promise<T>;
 }
 
 /** How transactions hold their client, so that one that ended is known though its client serves the next one. */
@@ -109,6 +116,8 @@ function sessionOf(tx: DrizzleTx): Session {
 /** The client of a handler's transaction: dead once that has ended, so that it never reaches the next one. */
 class Lent {
   #client: PoolClient | undefined;
+  /** The first statement is the BEGIN. */
+  #begun = false;
   /** Only the end of the transaction is let through any more. */
   #closed = false;
 
@@ -133,18 +142,22 @@ class Lent {
   query(...args: unknown[]): unknown {
     const client = this.#client;
     const [{ text } = {}] = args as { readonly text?: string }[];
+    const begins = !this.#begun;
+    this.#begun = true;
     const commits = this.#closed && text === 'commit';
     // Whatever the handler sends after a COMMIT of its own would commit by itself.
-    const lets = commits || text === 'rollback' || this.getTransactionStatus() !== 'I';
+    const lets = begins || commits || text === 'rollback' || this.getTransactionStatus() !== 'I';
     if (client === undefined || !lets) return Promise.reject(notOpen('its transaction has ended'));
     const answer = (client.query as (...all: unknown[]) => unknown)(...args);
     return commits ? certainly(answer as Promise<QueryResult>) : answer;
   }
 
-  release(): void {
+  release(destroy: boolean): void {
     const client = this.#client;
     this.#client = undefined;
-    client?.release();
+    // A ROLLBACK that failed leaves the transaction open.
+    const status = client?.getTransactionStatus?.();
+    client?.release(destroy || status === 'T' || status === 'E');
   }
 }
 

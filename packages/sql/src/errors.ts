@@ -16,39 +16,57 @@ function factsOf(error: unknown): Facts {
 /** A table, a column or a schema that is not there, by dialect. */
 function isMissing(dialect: Dialect, { code, errno, message }: Facts): boolean {
   if (dialect === 'postgres') return code === '42P01' || code === '42703' || code === '3F000';
-  if (dialect === 'mysql') return errno === 1146 || errno === 1054 || errno === 1049;
+  if (dialect === 'mysql') return errno === 1146 || errno === 1054;
   return typeof message === 'string' && /^no such (table|column)|has no column named/.test(message);
 }
 
-/** Faults of sockets and of name look-up, on any driver. */
-const network = /^(ECONN\w+|EPIPE|ETIMEDOUT|ENOTFOUND|EAI_AGAIN|EHOSTUNREACH|ENETUNREACH|ENOENT|EACCES)$/;
-/** What `pg` says without a code. */
-const pgAway =
-  /^(Connection terminated|Client (has encountered|was closed)|timeout (exceeded|expired)|Query read timeout)/;
-const mysqlAway =
-  /^(PROTOCOL_|ER_SERVER_SHUTDOWN$|ER_NORMAL_SHUTDOWN$|ER_CONNECTION_KILLED$|ER_CLIENT_INTERACTION_TIMEOUT$|ER_CON_COUNT_ERROR$|ER_TOO_MANY_USER_CONNECTIONS$|ER_USER_LIMIT_REACHED$)/;
-const mysqlPool = /^(Queue limit reached|No connections available|Pool is closed)|closed state/;
+/** Faults of sockets, of name look-up and of TLS, on any driver. */
+const network =
+  /^(ECONN\w+|EPIPE|ETIMEDOUT|ENOTFOUND|EAI_AGAIN|EHOSTUNREACH|ENETUNREACH|ENOENT|EACCES|ERR_TLS\w+|ERR_SSL\w+|CERT_\w+|UNABLE_TO_\w+|DEPTH_ZERO_\w+|SELF_SIGNED_\w+|HANDSHAKE_\w+)$/;
+/**
+ * 08 connection, 25006 a server that only reads since another one took over, 25P03 and 25P04 cut by a time-out, 28
+ * log-in, 3D no such database, 53 resources, 57P0x shutdown and start.
+ */
+const pgAway = /^(08|25006|25P0[34]|28|3D|53|57P0)/;
+/** What `pg` says without a code; Knex puts the statement before it. */
+const pgSays =
+  /(^| - )(Connection terminated|Client (has encountered|was closed)|timeout (exceeded|expired)|Query read timeout|SASL|The server does not support SSL|There was an error establishing an SSL)|after calling end/;
+/** By number, because mysql2 has no names for those of MariaDB. */
+const mysqlAway = new Set([
+  // Shutdown, and connections that were killed, broke off or waited for too long.
+  1053, 1077, 1152, 1158, 1159, 1160, 1161, 1184, 1927, 3169, 4031,
+  // Too many connections; no memory, no disk.
+  1040, 1203, 1226, 1021, 1041, 1114,
+  // A node that is not ready, a server that only reads since another one took over.
+  1047, 1836,
+]);
+/** Log-ins that are refused, and no such database. */
+const mysqlRefused = new Set([1044, 1045, 1049, 1129, 1130, 1698, 3118, 4151]);
+/** What mysql2 says without a number. */
+const mysqlSays = /^(Queue limit reached|No connections available|Pool is closed)|closed state/;
 
 function isAway(dialect: Dialect, facts: Facts): boolean {
   const code = typeof facts.code === 'string' ? facts.code : '';
   const text = typeof facts.message === 'string' ? facts.message : '';
   if (dialect === 'sqlite') {
-    // Busy, locked, read-only, disk, full, not to be opened, not a database; and a handle that was closed.
-    const outages = [5, 6, 8, 10, 13, 14, 26];
+    // Busy, locked, read-only, disk, damaged, full, not to be opened, not a database; and a handle that was closed.
+    const outages = [5, 6, 8, 10, 11, 13, 14, 26];
     const primary = typeof facts.errcode === 'number' ? facts.errcode & 0xff : 0;
     return outages.includes(primary) || (code === 'ERR_INVALID_STATE' && text.includes('not open'));
   }
   if (network.test(code)) return true;
-  if (dialect === 'postgres') {
-    // 08 connection, 28 log-in, 53 resources, 57P0x shutdown and start, 25P03 and 25P04 cut by a time-out.
-    return /^(08|28|53|57P0|25P0[34])/.test(code) || pgAway.test(text) || /after calling end/.test(text);
+  if (dialect === 'postgres') return pgAway.test(code) || (code === '' && pgSays.test(text));
+  const number = Number(facts.errno);
+  if (facts.fatal === true || code.startsWith('PROTOCOL_') || mysqlAway.has(number) || mysqlRefused.has(number)) {
+    return true;
   }
-  return facts.fatal === true || mysqlAway.test(code) || mysqlPool.test(text);
+  // Servers use 1290 for several options.
+  return mysqlSays.test(text) || (number === 1290 && /read.only/i.test(text));
 }
 
 /** Log-in and names are wrong until somebody puts them right. */
-function isRetryable({ code }: Facts): boolean {
-  return !(typeof code === 'string' && (code.startsWith('28') || code.startsWith('ER_ACCESS_DENIED')));
+function isRetryable({ code, errno }: Facts): boolean {
+  return !((typeof code === 'string' && /^(28|3D)/.test(code)) || mysqlRefused.has(Number(errno)));
 }
 
 /**
@@ -79,7 +97,7 @@ export function sqlError(dialect: Dialect, error: unknown): unknown {
 export function isTransient(dialect: Dialect, error: unknown): boolean {
   const { code, errno } = factsOf(error);
   if (dialect === 'postgres') return code === '40P01' || code === '40001';
-  return dialect === 'mysql' && (errno === 1213 || errno === 1020);
+  return dialect === 'mysql' && (errno === 1213 || errno === 1020 || errno === 3101);
 }
 
 /** Whether somebody else held a row, a table or the file for too long. */
@@ -88,4 +106,10 @@ export function isLockTimeout(dialect: Dialect, error: unknown): boolean {
   if (dialect === 'postgres') return code === '55P03';
   if (dialect === 'mysql') return errno === 1205 || errno === 3572;
   return typeof errcode === 'number' && [5, 6].includes(errcode & 0xff);
+}
+
+/** Whether the role may not do that. */
+export function isForbidden(dialect: Dialect, error: unknown): boolean {
+  const { code, errno } = factsOf(error);
+  return dialect === 'postgres' ? code === '42501' : dialect === 'mysql' && errno === 1142;
 }

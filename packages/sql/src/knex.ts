@@ -1,7 +1,8 @@
 import { ConfigError, checkOptions } from '@waybill/core/adapter';
 import type { Knex } from 'knex';
 import { endedByHandler, type LibraryOptions, maxConnectionsOf, notOpen, sharedBy, transactionsOf } from './library.ts';
-import { commitRaw, cut, type RawClient, rawRunner } from './pg-library.ts';
+import { hangUp } from './pg-connections.ts';
+import { commitRaw, type RawClient, rawRunner } from './pg-library.ts';
 import type { SqlClient, SqlRunner, SqlTransactions } from './sql.ts';
 
 export interface KnexOptions extends LibraryOptions {}
@@ -38,7 +39,7 @@ export function knexAdapter(
       },
       spoil(trx) {
         const spoil = (raw: RawClient): void => {
-          if (!trx.isCompleted()) cut(raw);
+          if (!trx.isCompleted()) hangUp(raw);
         };
         clientOf(trx, 'tx').acquireConnection().then(spoil, noop);
       },

@@ -13,7 +13,7 @@ import {
   spoilt,
   transactionsOf,
 } from './library.ts';
-import { outliveCuts } from './pg-library.ts';
+import { guardPool } from './pg-connections.ts';
 import type { SqlClient, SqlResult, SqlRunner, SqlTransactions, SqlValue } from './sql.ts';
 
 /** A `Transaction` of Kysely, of any database type. A `Kysely` does not fit. */
@@ -38,7 +38,7 @@ export interface KyselyOptions extends LibraryOptions {
 /**
  * Transactions of Kysely on PostgreSQL. With a `Kysely` it also begins them, for inboxes.
  *
- * @throws ConfigError for what is not a Kysely
+ * @throws ConfigError for what is not a Kysely on PostgreSQL
  */
 export function kyselyAdapter(): SqlClient<KyselyTx>;
 export function kyselyAdapter<DB>(db: Kysely<DB>, options?: KyselyOptions): SqlTransactions<Transaction<DB>>;
@@ -50,8 +50,12 @@ export function kyselyAdapter<DB>(
   if (db === undefined) return client;
   if (typeof db?.transaction !== 'function') throw new ConfigError('db', 'is not a Kysely');
   if (db.isTransaction) throw new ConfigError('db', 'is a transaction; give the Kysely that begins them');
+  const { adapter } = db.getExecutor();
+  if (!adapter.supportsReturning || !adapter.supportsTransactionalDdl) {
+    throw new ConfigError('db', 'is a Kysely on another database than PostgreSQL');
+  }
   checkOptions(options, ['maxConnections', 'pool'], '');
-  if (options.pool !== undefined) outliveCuts(options.pool);
+  if (options.pool !== undefined) guardPool(options.pool);
   // Newer versions pass on what the server answers to a COMMIT.
   let tells = false;
   return sharedBy(db, {

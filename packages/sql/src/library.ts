@@ -72,7 +72,8 @@ async function transact<Tx, T>(
       signal?.removeEventListener('abort', giveUp);
     }
     if (state.failed !== undefined) throw state.failed.error;
-    if (state.done === undefined) throw libraryError(failed?.error);
+    // Without an error it was the handler that has ended it, and may go on still.
+    if (state.done === undefined) throw failed === undefined ? endedByHandler() : libraryError(failed.error);
     // After a commit that is certain nothing changes any more.
     if (failed === undefined || state.done.committed) return state.done.result;
     throw commitError(failed.error);

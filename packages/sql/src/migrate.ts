@@ -1,5 +1,5 @@
 import { ConfigError, ConnectionError } from '@waybill/core/adapter';
-import { isLockTimeout } from './errors.ts';
+import { isForbidden, isLockTimeout } from './errors.ts';
 import { literal, qualified } from './ident.ts';
 import type { Dialect, SqlDatabase, SqlRunner } from './sql.ts';
 
@@ -30,10 +30,23 @@ const patience = 60;
  * Brings the schema to its newest version. Any number of processes may do so at once; one works, the others wait. When
  * there is nothing to do it only reads.
  *
- * @throws ConfigError when the database was migrated by a newer version of the package
+ * @throws ConfigError when the database was migrated by a newer version of the package, or the role may not do it
  * @throws ConnectionError when the database is away, or another process has been migrating for a minute
  */
 export async function migrate(database: SqlDatabase, schema: Schema): Promise<MigrateResult> {
+  try {
+    return await migrated(database, schema);
+  } catch (error) {
+    if (!isForbidden(database.dialect, error)) throw error;
+    const { message } = error as Error;
+    throw new ConfigError('schema', `${message}; have the SQL of schema() run by a role that may`, {
+      adapter: database.dialect,
+      cause: error,
+    });
+  }
+}
+
+async function migrated(database: SqlDatabase, schema: Schema): Promise<MigrateResult> {
   const newest = schema.versions.length;
   const found = await versionOf(database, database.dialect, schema).catch((error: unknown) => {
     if (ConfigError.is(error, 'CONFIG')) return 0;
@@ -105,6 +118,7 @@ async function underLock<T>(dialect: Dialect, tx: SqlRunner, work: () => Promise
     // Whatever the default is: behind the lock, what the other process has made must be seen.
     await tx.run('SET TRANSACTION ISOLATION LEVEL READ COMMITTED');
     await tx.run(`SET LOCAL lock_timeout = '${patience}s'`);
+    await tx.run('SET LOCAL statement_timeout = 0');
     await tx.run("SELECT pg_advisory_xact_lock(hashtext('waybill migrate'))").catch((error: unknown) => {
       throw isLockTimeout(dialect, error) ? tooLong(dialect, error) : error;
     });

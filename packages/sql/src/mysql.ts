@@ -1,9 +1,10 @@
-import { ConfigError, ConnectionError, systemClock } from '@waybill/core/adapter';
+import { ConfigError, ConnectionError, systemClock, WaybillError } from '@waybill/core/adapter';
 import type { Pool as CallbackPool } from 'mysql2';
 import type { Connection, Pool, PoolConnection, ResultSetHeader } from 'mysql2/promise';
 import { sqlError } from './errors.ts';
 import { unlessGivenUp } from './given-up.ts';
 import { literal } from './ident.ts';
+import { Loan } from './loan.ts';
 import type { SqlClient, SqlDatabase, SqlResult, SqlRunner, SqlTransactions, SqlValue } from './sql.ts';
 import { Turns } from './turns.ts';
 
@@ -20,6 +21,11 @@ export type MysqlPool = Pool | CallbackPool;
 export interface MysqlTransactions extends SqlTransactions<MysqlTx> {
   readonly maxConnections: number;
   readonly pool: MysqlPool;
+  /**
+   * @param last a statement for the connection once the transaction has ended, however it did, and before somebody else
+   *   has it. If it fails, the connection is closed
+   */
+  transaction<T>(work: (tx: MysqlTx) => Promise<T>, signal?: AbortSignal, last?: string): Promise<T>;
 }
 
 /**
@@ -54,20 +60,46 @@ export function mysqlTransactions(pool: MysqlPool): MysqlTransactions {
   return {
     name: 'mysql2',
     dialect: 'mysql',
-    maxConnections: promised.pool.config.connectionLimit,
+    maxConnections: insideOf(promised).config.connectionLimit,
     pool,
     runner,
-    transaction: (work, signal) => transact(promised, work, { signal, whole: true }),
+    transaction: (work, signal, last) => transact(promised, work, { signal, last, whole: true }),
   };
 }
 
-function promisedPool(
-  pool: MysqlPool,
-): Pool & { readonly pool: { readonly config: { readonly connectionLimit: number } } } {
+/** What the types of a pool leave out. */
+interface PoolInside {
+  readonly config: {
+    readonly connectionLimit: number;
+    readonly connectionConfig: { readonly enableKeepAlive?: boolean; readonly keepAliveInitialDelay?: number };
+  };
+  on(event: 'connection', heard: (connection: Inside) => void): unknown;
+}
+
+/** What connections have underneath. */
+interface Inside {
+  readonly stream?: { destroy(error: Error): void; setKeepAlive?(enable: boolean, initialDelay: number): void };
+}
+
+/** Milliseconds of silence after which a server is asked whether it is still there: the system's default is two hours. */
+const silence = 30_000;
+
+const guarded = new WeakSet<object>();
+
+function promisedPool(pool: MysqlPool): Pool {
   if (typeof pool?.getConnection !== 'function') throw new ConfigError('pool', 'is not a pool of mysql2');
-  const promised = 'promise' in pool && typeof pool.promise === 'function' ? pool.promise() : pool;
-  // What the types of the callback pool leave out.
-  return promised as never;
+  const promised = 'promise' in pool && typeof pool.promise === 'function' ? pool.promise() : (pool as Pool);
+  const core = insideOf(promised);
+  const { enableKeepAlive, keepAliveInitialDelay } = core.config.connectionConfig;
+  if (!guarded.has(core) && enableKeepAlive !== false && !keepAliveInitialDelay) {
+    guarded.add(core);
+    core.on('connection', ({ stream }) => stream?.setKeepAlive?.(true, silence));
+  }
+  return promised;
+}
+
+function insideOf(promised: Pool): PoolInside {
+  return (promised as unknown as { readonly pool: PoolInside }).pool;
 }
 
 /** Flags of the protocol, in every answer. */
@@ -95,6 +127,13 @@ function runner(tx: MysqlTx): SqlRunner {
 
 async function statusOf(tx: Pick<Connection, 'query'>): Promise<number> {
   return ((await ask(tx, 'DO 0')) as ResultSetHeader).serverStatus;
+}
+
+/** What an answer says by itself: rows say nothing, and of several results, as procedures have them, the last one does. */
+function statusIn(answer: unknown): number | undefined {
+  const last: unknown = Array.isArray(answer) ? answer.at(-1) : answer;
+  const { serverStatus, affectedRows } = (last ?? {}) as Partial<ResultSetHeader>;
+  return affectedRows === undefined ? undefined : serverStatus;
 }
 
 async function isOpen(tx: MysqlTx): Promise<boolean> {
@@ -136,17 +175,17 @@ async function runWithin(
       silent.reject(new ConnectionError(`the database has not answered within ${timeout} ms`, { adapter: 'mysql' })),
     timeout,
   );
-  let answered = false;
-  const running = runOn(connection, text, values).finally(() => {
-    answered = true;
-  });
+  let lost = false;
   try {
-    return await Promise.race([running, silent.promise]);
+    return await Promise.race([runOn(connection, text, values), silent.promise]);
+  } catch (error) {
+    // The answer of this statement, if it is late, must not be taken for that of the next.
+    lost = WaybillError.is(error, 'CONNECTION');
+    throw error;
   } finally {
     timer.cancel();
-    // The answer of the last statement must not be taken for that of the next.
-    if (answered) connection.release();
-    else connection.destroy();
+    if (lost) hangUp(connection);
+    else connection.release();
   }
 }
 
@@ -195,8 +234,10 @@ class Handle implements MysqlTx {
     this.#whole = whole;
   }
 
-  end(): void {
+  /** Resolves once what is under way has its answer, and so has shown what is left of the transaction. */
+  end(): Promise<void> {
     this.#connection = undefined;
+    return this.#turns.take(async () => {});
   }
 
   /** @throws ConfigError when the transaction has ended */
@@ -214,8 +255,8 @@ class Handle implements MysqlTx {
       const connection = this.check();
       try {
         const answer = await (connection[name] as unknown as (...all: unknown[]) => Promise<[unknown]>)(...args);
-        const { serverStatus } = (answer[0] ?? {}) as Partial<ResultSetHeader>;
-        if (serverStatus !== undefined && (serverStatus & inTransaction) === 0) this.left ??= endedByHandler;
+        const status = statusIn(answer[0]);
+        if (status !== undefined && (status & inTransaction) === 0) this.left ??= endedByHandler;
         return answer;
       } catch (error) {
         // An error's answer does not say what is left of the transaction.
@@ -237,55 +278,58 @@ function connect(pool: Pool, signal?: AbortSignal): Promise<PoolConnection> {
   });
 }
 
+/**
+ * Cuts the connection. Its own `destroy` waits for a server that may not answer, and leaves the statements that are under
+ * way without an end.
+ */
+function hangUp(connection: PoolConnection): void {
+  connection.on('error', noop);
+  const { stream } = (connection as unknown as { readonly connection: Inside }).connection;
+  stream?.destroy(new Error('the connection was given up'));
+  connection.destroy();
+}
+
+function noop(): void {}
+
+interface TransactOptions {
+  readonly signal?: AbortSignal | undefined;
+  readonly last?: string | undefined;
+  readonly whole?: boolean;
+}
+
 async function transact<T>(
   pool: Pool,
   work: (tx: MysqlTx) => Promise<T>,
   // Migrations are not one transaction: each of their statements commits.
-  { signal, whole = false }: { readonly signal?: AbortSignal | undefined; readonly whole?: boolean } = {},
+  { signal, last, whole = false }: TransactOptions = {},
 ): Promise<T> {
   const connection = await connect(pool, signal);
   const handle = new Handle(connection, whole);
-  const gone = Promise.withResolvers<never>();
-  gone.promise.catch(() => {});
-  let released = false;
-  const release = (destroy: boolean): void => {
-    if (released) return;
-    released = true;
-    handle.end();
-    signal?.removeEventListener('abort', onAbort);
-    connection.off('error', onError);
-    if (destroy) connection.destroy();
-    else connection.release();
-  };
-  const onError = (error: Error): void => {
-    release(true);
-    gone.reject(sqlError('mysql', error));
-  };
-  const onAbort = (): void => {
-    release(true);
-    gone.reject(signal?.reason);
-  };
+  const onError = (error: Error): void => loan.breakOff(sqlError('mysql', error));
   connection.on('error', onError);
-  signal?.addEventListener('abort', onAbort, { once: true });
-  const during = <R>(step: Promise<R>): Promise<R> => Promise.race([step, gone.promise]);
+  const loan = new Loan((destroy) => {
+    void handle.end();
+    connection.off('error', onError);
+    if (destroy) hangUp(connection);
+    else connection.release();
+  }, signal);
+  const finish = async (): Promise<void> => {
+    if (last !== undefined) await ask(connection, last);
+  };
   try {
-    if (signal?.aborted) onAbort();
-    await during(ask(connection, 'START TRANSACTION'));
-    const result = await during(work(handle));
-    handle.end();
+    await loan.during(ask(connection, 'START TRANSACTION'));
+    const result = await loan.during(work(handle));
+    await loan.during(handle.end());
     if (whole && handle.left !== undefined) throw new Error(handle.left);
-    await during(commit(connection));
-    release(false);
+    await loan.during(commit(connection));
+    await loan.during(finish()).then(
+      () => loan.end(false),
+      () => loan.end(true),
+    );
     return result;
   } catch (error) {
-    handle.end();
-    if (!released)
-      await during(ask(connection, 'ROLLBACK')).then(
-        // What its last statements were to put back has not been.
-        () => release(whole && handle.left !== undefined),
-        () => release(true),
-      );
-    throw error;
+    void handle.end();
+    throw await loan.undo(error, () => ask(connection, 'ROLLBACK').then(finish));
   }
 }
 

@@ -1,5 +1,4 @@
-import { ConfigError } from '@waybill/core/adapter';
-import type { ClientBase, Pool } from 'pg';
+import type { ClientBase } from 'pg';
 import { commitAndChain, endedByHandler, libraryError } from './library.ts';
 import { pgClient } from './postgres.ts';
 import type { SqlRunner } from './sql.ts';
@@ -32,28 +31,3 @@ export async function commitRaw(client: RawClient): Promise<boolean> {
     throw libraryError(error);
   }
 }
-
-/** Cuts the connection: the server rolls back, and no later statement gets anywhere. */
-export function cut(client: object): void {
-  const { connection } = client as { readonly connection?: { readonly stream?: { destroy(): void } } };
-  connection?.stream?.destroy();
-}
-
-const guarded = new WeakSet<object>();
-
-/** A client in use whose server restarts would end the process, because the library does not listen to it. */
-export function outliveCuts(pool: Pool): void {
-  if (typeof pool?.connect !== 'function' || !('totalCount' in pool)) {
-    throw new ConfigError('pool', 'is not a Pool of pg');
-  }
-  if (guarded.has(pool)) return;
-  guarded.add(pool);
-  pool.on('error', noop);
-  pool.on('acquire', (client) => {
-    if (guarded.has(client)) return;
-    guarded.add(client);
-    client.on('error', noop);
-  });
-}
-
-function noop(): void {}

@@ -4,6 +4,8 @@ import type { Client, ClientBase, ClientConfig, Pool, PoolClient, QueryConfig, Q
 import { sqlError } from './errors.ts';
 import { unlessGivenUp } from './given-up.ts';
 import { ident } from './ident.ts';
+import { Loan } from './loan.ts';
+import { guardPool, hangUp, keepAlive } from './pg-connections.ts';
 import type { SqlClient, SqlDatabase, SqlResult, SqlRunner, SqlTransactions, SqlValue } from './sql.ts';
 
 /** A client of `pg` with a transaction open, or what an inbox hands to its handler. A `Pool` does not fit. */
@@ -65,7 +67,7 @@ export interface PgSession {
  *   died without a word. Default: none but the pool's own
  */
 export function pgDatabase(pool: Pool, options: { readonly timeout?: number } = {}): SqlDatabase {
-  outliveRestarts(pool);
+  guardPool(pool);
   const { timeout } = options;
   // The types of pg know this one only for a connection as a whole.
   const query = (text: string, values?: unknown[]): Promise<QueryResult> =>
@@ -87,7 +89,7 @@ export function pgClient(): SqlClient<PgTx> {
 
 /** Transactions on a pool of `pg`, for inboxes. */
 export function pgTransactions(pool: Pool): PgTransactions {
-  outliveRestarts(pool);
+  guardPool(pool);
   return {
     name: 'pg',
     dialect: 'postgres',
@@ -157,17 +159,6 @@ function resultOf({ rows, rowCount }: QueryResult<Record<string, unknown>>): Sql
   return { rows, affected: rowCount ?? 0 };
 }
 
-const guarded = new WeakSet<Pool>();
-
-/** A pool without a listener ends the process when the server restarts while a connection is idle. */
-function outliveRestarts(pool: Pool): void {
-  if (typeof pool?.connect !== 'function' || !('totalCount' in pool))
-    throw new ConfigError('pool', 'is not a Pool of pg');
-  if (guarded.has(pool)) return;
-  guarded.add(pool);
-  pool.on('error', () => {});
-}
-
 function connect(pool: Pool, signal?: AbortSignal): Promise<PoolClient> {
   return unlessGivenUp(
     () => pool.connect(),
@@ -176,12 +167,6 @@ function connect(pool: Pool, signal?: AbortSignal): Promise<PoolClient> {
   ).catch((error: unknown) => {
     throw signal?.aborted ? error : sqlError('postgres', error);
   });
-}
-
-/** A polite end waits for a server that may not answer. */
-function hangUp(client: object): void {
-  const { connection } = client as { readonly connection?: { readonly stream?: { destroy(): void } } };
-  connection?.stream?.destroy();
 }
 
 /**
@@ -229,47 +214,31 @@ async function transact<T>(
   const client = await connect(pool, signal);
   const handle = new Handle(client);
   const lost = new AbortController();
-  const gone = Promise.withResolvers<never>();
-  gone.promise.catch(() => {});
-  let released = false;
-
-  const release = (destroy: boolean): void => {
-    if (released) return;
-    released = true;
+  const onError = (error: Error): void => {
+    lost.abort(error);
+    loan.breakOff(sqlError('postgres', error));
+  };
+  client.on('error', onError);
+  const loan = new Loan((destroy) => {
     handle.end();
-    signal?.removeEventListener('abort', onAbort);
     client.off('error', onError);
     client.release(destroy);
     if (destroy) hangUp(client);
-  };
-  const onError = (error: Error): void => {
-    lost.abort(error);
-    release(true);
-    gone.reject(sqlError('postgres', error));
-  };
-  const onAbort = (): void => {
-    release(true);
-    gone.reject(signal?.reason);
-  };
-  client.on('error', onError);
-  signal?.addEventListener('abort', onAbort, { once: true });
-  if (signal?.aborted) onAbort();
-
-  const during = <R>(step: Promise<R>): Promise<R> => Promise.race([step, gone.promise]);
+  }, signal);
   const touch = async (): Promise<void> => {
-    if (!released) await client.query('SELECT 1').catch(() => {});
+    if (!loan.over) await client.query('SELECT 1').catch(() => {});
   };
   try {
-    const began = await during(begin(client));
-    const result = await during(work(handle as unknown as PgTx, began, { lost: lost.signal, touch }));
+    const began = await loan.during(begin(client));
+    const result = await loan.during(work(handle as unknown as PgTx, began, { lost: lost.signal, touch }));
     handle.end();
-    await during(commit(client));
-    release(false);
+    await loan.during(commit(client));
+    loan.end(false);
     return result;
   } catch (error) {
     handle.end();
-    if (!released) await during(rollback(client)).then(release, () => release(true));
-    throw error;
+    // Also where none seems to be open: what the server says of that comes after the error that it tells of.
+    throw await loan.undo(error, () => runOn(client, 'ROLLBACK'));
   }
 }
 
@@ -343,14 +312,8 @@ async function commit(client: PoolClient): Promise<void> {
   throw new Error('a statement of the transaction had failed, so PostgreSQL rolled it back instead of committing it');
 }
 
-/** Resolves with whether the connection is of no use any more. */
-async function rollback(client: PoolClient): Promise<boolean> {
-  if (statusOf(client) === 'I') return false;
-  return client.query('ROLLBACK').then(
-    () => false,
-    () => true,
-  );
-}
+/** Milliseconds for a server that takes a connection to say something on it. */
+const longestOpening = 10_000;
 
 /**
  * Listens on a connection of its own beside the pool, which may be as small as one. It is opened again whenever it goes
@@ -372,14 +335,25 @@ async function listen(pool: Pool, channel: string, heard: () => void): Promise<A
     const client = new PoolsClient(pool.options);
     const ended = new Promise<void>((resolve) => client.once('end', () => resolve()));
     client.on('error', () => void end(client));
+    client.on('notification', heard);
     current = client;
-    try {
+    const timer = systemClock.setTimeout(() => hangUp(client), longestOpening);
+    const begin = async (): Promise<void> => {
       await client.connect();
-      client.on('notification', heard);
+      keepAlive(pool, client);
       await client.query(listenTo);
+    };
+    // pg itself does not say when a connect was broken off.
+    const brokenOff = ended.then(() => {
+      throw new Error('the connection has ended');
+    });
+    try {
+      await Promise.race([begin(), brokenOff]);
     } catch (error) {
       await end(client);
       throw error;
+    } finally {
+      timer.cancel();
     }
     return { ended };
   };

@@ -39,7 +39,7 @@ export interface PrismaOptions extends LibraryOptions {}
  * the five seconds that Prisma gives them otherwise, because the subscription's `timeout` says how long a handler may
  * take.
  *
- * @throws ConfigError for what is not a PrismaClient
+ * @throws ConfigError for what is not a PrismaClient on PostgreSQL
  */
 export function prismaAdapter(): SqlClient<PrismaTx>;
 export function prismaAdapter<Client extends PrismaLike>(
@@ -51,9 +51,12 @@ export function prismaAdapter<Client extends PrismaLike>(
   options: PrismaOptions = {},
 ): SqlClient<PrismaTx> | SqlTransactions<PrismaTxOf<Client>> {
   if (prisma === undefined) return { name: 'prisma', runner };
-  const { $transaction } = prisma as Partial<Interactive>;
+  const { $transaction, _activeProvider: provider } = prisma as Partial<Interactive>;
   if (typeof $transaction !== 'function' || typeof prisma.$connect !== 'function') {
     throw new ConfigError('prisma', 'is not a PrismaClient');
+  }
+  if (provider !== undefined && provider !== 'postgresql') {
+    throw new ConfigError('prisma', `speaks ${provider}, not postgresql`);
   }
   checkOptions(options, ['maxConnections'], '');
   const client = prisma as unknown as Interactive;
@@ -79,6 +82,7 @@ export function prismaAdapter<Client extends PrismaLike>(
 const longest = 2 ** 31 - 1;
 
 interface Interactive {
+  readonly _activeProvider?: string;
   $transaction(
     work: (tx: PrismaTx) => Promise<void>,
     options: { readonly timeout: number; readonly maxWait: number },
@@ -126,12 +130,13 @@ function prismaError(error: unknown): unknown {
   }
   const text = String(message).split('\n').at(-1) ?? '';
   if (code === transactionFault && !text.includes('Unable to start')) return notOpen('its transaction has ended');
-  // P1000 to P1017 are faults of connections, P2024 of the pool.
-  if (code === transactionFault || code === 'P2024' || (typeof code === 'string' && code.startsWith('P10'))) {
+  // P1000 to P1017 are faults of connections, P2024 of the pool, P2037 too many connections.
+  if (code === transactionFault || (typeof code === 'string' && /^P(10|2024|2037)/.test(code))) {
     return new ConnectionError(`the database cannot be used: ${text}`, {
       adapter: 'postgres',
       cause: error,
-      retryable: code !== 'P1000' && code !== 'P1010',
+      // Log-in, no such database, no right to it.
+      retryable: code !== 'P1000' && code !== 'P1003' && code !== 'P1010',
     });
   }
   return libraryError(error);

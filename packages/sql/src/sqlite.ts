@@ -204,7 +204,7 @@ class File {
     try {
       const result = await Promise.race([work(handle), gone.promise]);
       handle.end();
-      if (!connection.isTransaction) {
+      if (!this.open().isTransaction) {
         throw new Error('the handler has ended the transaction itself; leave COMMIT and ROLLBACK to the inbox');
       }
       // A reader of a file without write-ahead log can hold up a commit; until it is through, nothing is lost.
@@ -242,6 +242,8 @@ const ended = 'its transaction has ended; nothing of the handler may go on after
  */
 class Handle implements SqliteTx {
   #database: DatabaseSync | undefined;
+  /** Rows that were not read to their end: SQLite commits nothing while a statement that writes is at it. */
+  readonly #reading = new Set<Iterator<unknown>>();
 
   constructor(database: DatabaseSync) {
     this.#database = database;
@@ -249,10 +251,12 @@ class Handle implements SqliteTx {
 
   end(): void {
     this.#database = undefined;
+    for (const rows of this.#reading) rows.return?.();
+    this.#reading.clear();
   }
 
   get isTransaction(): boolean {
-    return this.#database?.isTransaction ?? false;
+    return this.#database?.isOpen === true && this.#database.isTransaction;
   }
 
   exec(sql: string): void {
@@ -268,11 +272,18 @@ class Handle implements SqliteTx {
       }) as never;
     const check = (): unknown => this.check();
     // A statement runs when its first row is asked for, which may be late.
+    const reading = this.#reading;
     const iterate = function* (...values: unknown[]) {
       check();
-      for (const row of statement.iterate(...(values as SQLInputValue[]))) {
-        yield row;
-        check();
+      const rows = statement.iterate(...(values as SQLInputValue[]));
+      reading.add(rows);
+      try {
+        for (const row of rows) {
+          yield row;
+          check();
+        }
+      } finally {
+        reading.delete(rows);
       }
     };
     return {
@@ -286,7 +297,7 @@ class Handle implements SqliteTx {
 
   /** @throws ConfigError when the transaction has ended */
   check(): DatabaseSync {
-    if (this.#database?.isTransaction !== true) throw new ConfigError('tx', ended);
+    if (this.#database === undefined || !this.isTransaction) throw new ConfigError('tx', ended);
     return this.#database;
   }
 }

@@ -1,7 +1,8 @@
 import { ConfigError, ConnectionError, checkOptions } from '@waybill/core/adapter';
 import type { DataSource, EntityManager, QueryRunner } from 'typeorm';
 import { endedByHandler, type LibraryOptions, maxConnectionsOf, notOpen, sharedBy, transactionsOf } from './library.ts';
-import { commitRaw, cut, type RawClient, rawRunner } from './pg-library.ts';
+import { hangUp } from './pg-connections.ts';
+import { commitRaw, type RawClient, rawRunner } from './pg-library.ts';
 import type { SqlClient, SqlRunner, SqlTransactions } from './sql.ts';
 
 export interface TypeormOptions extends LibraryOptions {}
@@ -42,7 +43,7 @@ export function typeormAdapter(
       },
       spoil(manager) {
         const spoil = (raw: RawClient | undefined): void => {
-          if (raw !== undefined) cut(raw);
+          if (raw !== undefined) hangUp(raw);
         };
         connectionOf(manager).then(spoil, noop);
       },

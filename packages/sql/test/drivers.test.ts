@@ -7,10 +7,11 @@ import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import type { GivenBroker } from '../../../conformance-tests/src/harness/broker-for.ts';
 import { literal } from '../src/ident.ts';
 import { type MysqlTx, mysqlClient, mysqlDatabase, mysqlTransactions } from '../src/mysql.ts';
-import { type PgTx, pgClient, pgDatabase, pgTransactions } from '../src/postgres.ts';
+import { type PgTx, pgClient, pgDatabase, pgStatement, pgTransactions } from '../src/postgres.ts';
 import type { SqlClient, SqlDatabase, SqlTransactions, SqlValue } from '../src/sql.ts';
 import { type SqliteTx, sqliteClient, sqliteDatabase, sqliteTransactions } from '../src/sqlite.ts';
 import { mariadb, postgres, temporaryFile } from './databases.ts';
+import { Wire } from './wire.ts';
 
 interface Driver {
   readonly database: SqlDatabase;
@@ -308,6 +309,45 @@ it('a deadlock that the handler swallowed leaves nothing that commits by itself'
   }
 }, 120_000);
 
+it('a deadlock that the handler did not wait for is no commit', async () => {
+  const broker = await mariadb();
+  const pool = createPool({ uri: broker.url, connectionLimit: 3 });
+  const other = await pool.getConnection();
+  try {
+    await pool.query('CREATE OR REPLACE TABLE unawaited (id int PRIMARY KEY, n int)');
+    await pool.query('INSERT INTO unawaited VALUES (1, 0), (2, 0)');
+    await other.query('START TRANSACTION');
+    await other.query('INSERT INTO unawaited VALUES (3, 0), (4, 0), (5, 0), (6, 0)');
+    await other.query('UPDATE unawaited SET n = 1 WHERE id = 2');
+    const running = mysqlTransactions(pool).transaction(async (tx) => {
+      await tx.query('UPDATE unawaited SET n = 2 WHERE id = 1');
+      tx.query('UPDATE unawaited SET n = 2 WHERE id = 2').catch(() => {});
+      setTimeout(() => other.query('UPDATE unawaited SET n = 1 WHERE id = 1').catch(() => {}), 50);
+    });
+    await expect(running).rejects.toThrow('rolled back the whole transaction');
+    await other.query('ROLLBACK');
+  } finally {
+    other.release();
+    await pool.query('DROP TABLE unawaited');
+    await pool.end();
+    await broker.stop();
+  }
+}, 120_000);
+
+it('a procedure that commits is found out', async () => {
+  const broker = await mariadb();
+  const pool = createPool({ uri: broker.url, connectionLimit: 1 });
+  try {
+    await pool.query('CREATE OR REPLACE PROCEDURE commits() BEGIN SELECT 1; COMMIT; END');
+    const running = mysqlTransactions(pool).transaction((tx) => tx.query('CALL commits()'));
+    await expect(running).rejects.toThrow('ended the transaction itself');
+  } finally {
+    await pool.query('DROP PROCEDURE commits');
+    await pool.end();
+    await broker.stop();
+  }
+}, 60_000);
+
 it('a handler that waits for a connection is given up at once', async () => {
   const brokers = [await postgres(), await mariadb()] as const;
   const pool = new pg.Pool({ connectionString: brokers[0].url, max: 1 });
@@ -327,6 +367,113 @@ it('a handler that waits for a connection is given up at once', async () => {
   }
 }, 120_000);
 
+it('a transaction whose first statement failed is not left to the next one', async () => {
+  const broker = await postgres();
+  await using wire = await Wire.to(broker.url);
+  // The server says what is left of the transaction after the error, and often in a segment of its own.
+  wire.answered = (chunk, { client }) => {
+    client.write(chunk.subarray(0, -6));
+    setTimeout(() => client.write(chunk.subarray(-6)), 5);
+  };
+  const pool = new pg.Pool({ connectionString: wire.url, max: 1 });
+  try {
+    const failed = pgTransactions(pool).begin(pgStatement('SELECT 1 / $1', ['int']), ['0'], async () => {});
+    await expect(failed).rejects.toThrow('division by zero');
+    expect((await pool.query('SELECT 1 AS one')).rows).toEqual([{ one: 1 }]);
+  } finally {
+    await pool.end();
+    await broker.stop();
+  }
+}, 60_000);
+
+it('a BEGIN whose answer is late is not left to the next one', async () => {
+  const broker = await postgres();
+  await using wire = await Wire.to(broker.url);
+  const pool = new pg.Pool({ connectionString: wire.url, max: 1, query_timeout: 200 });
+  try {
+    await pool.query('SELECT 1');
+    const late: (() => void)[] = [];
+    wire.answered = (chunk, { client }) => late.push(() => client.write(chunk));
+    const work = vi.fn();
+    await expect(pgTransactions(pool).transaction(work)).rejects.toMatchObject({ code: 'CONNECTION' });
+    expect(work).not.toHaveBeenCalled();
+    wire.answered = (chunk, { client }) => client.write(chunk);
+    for (const answer of late) answer();
+    const { rows } = await pool.query('SELECT pid FROM pg_locks WHERE pid = pg_backend_pid() AND false');
+    expect(rows).toEqual([]);
+    // Outside of a transaction there can be no savepoint.
+    await expect(pool.query('SAVEPOINT nothing')).rejects.toMatchObject({ code: '25P01' });
+  } finally {
+    await pool.end();
+    await broker.stop();
+  }
+}, 60_000);
+
+describe('a connection that is cut while the handler waits for a statement', () => {
+  const something = new Error('something else');
+
+  it('is why the transaction failed, on PostgreSQL', async () => {
+    const broker = await postgres();
+    const pool = new pg.Pool({ connectionString: broker.url, max: 2 });
+    try {
+      const running = pgTransactions(pool).transaction(async (tx) => {
+        const { pid } = (await tx.query('SELECT pg_backend_pid() AS pid')).rows[0];
+        const slow = tx.query('SELECT pg_sleep(20)').catch(() => {});
+        await pool.query('SELECT pg_terminate_backend($1)', [pid]);
+        await slow;
+        throw something;
+      });
+      await expect(running).rejects.toMatchObject({ code: 'CONNECTION' });
+      await Promise.all([pool.query('SELECT 1'), pool.query('SELECT 1')]);
+    } finally {
+      await pool.end();
+      await broker.stop();
+    }
+  }, 60_000);
+
+  it('is why the transaction failed, on MySQL', async () => {
+    const broker = await mariadb();
+    const pool = createPool({ uri: broker.url, connectionLimit: 2 });
+    try {
+      const running = mysqlTransactions(pool).transaction(async (tx) => {
+        const [rows] = (await tx.query('SELECT CONNECTION_ID() AS id')) as unknown as [{ id: number }[]];
+        const slow = tx.query('SELECT SLEEP(20)').catch(() => {});
+        await pool.query(`KILL ${rows[0]?.id}`);
+        await slow;
+        throw something;
+      });
+      await expect(running).rejects.toMatchObject({ code: 'CONNECTION' });
+      await Promise.all([pool.query('SELECT 1'), pool.query('SELECT 1')]);
+    } finally {
+      await pool.end();
+      await broker.stop();
+    }
+  }, 60_000);
+});
+
+it('a handler that was given up hears of it, though its statement has no answer', async () => {
+  const brokers = [await postgres(), await mariadb()] as const;
+  const pool = new pg.Pool({ connectionString: brokers[0].url, max: 1 });
+  const other = createPool({ uri: brokers[1].url, connectionLimit: 1 });
+  try {
+    for (const [transactions, sleep] of [
+      [pgTransactions(pool) as SqlTransactions<unknown>, 'SELECT pg_sleep(20)'],
+      [mysqlTransactions(other) as SqlTransactions<unknown>, 'SELECT SLEEP(20)'],
+    ] as const) {
+      const given = new AbortController();
+      const told = Promise.withResolvers<unknown>();
+      const running = transactions.transaction(async (tx) => {
+        setTimeout(() => given.abort(new Error('too late')), 20);
+        await (tx as PgTx).query(sleep).catch(told.resolve);
+      }, given.signal);
+      await expect(running).rejects.toThrow('too late');
+      expect(await told.promise).toBeInstanceOf(Error);
+    }
+  } finally {
+    await Promise.all([pool.end(), other.end(), ...brokers.map((broker) => broker.stop())]);
+  }
+}, 60_000);
+
 it('a statement of SQLite that was begun in time does nothing when it is too late', async () => {
   const file = temporaryFile();
   const transactions = sqliteTransactions(file.path);
@@ -337,6 +484,23 @@ it('a statement of SQLite that was begun in time does nothing when it is too lat
       rows = tx.prepare("INSERT INTO late VALUES ('late') RETURNING word").iterate();
     });
     expect(() => rows?.next()).toThrow('transaction has ended');
+  } finally {
+    transactions.close();
+    file.remove();
+  }
+});
+
+it('a statement of SQLite that was not read to its end holds up no commit', async () => {
+  const file = temporaryFile();
+  const transactions = sqliteTransactions(file.path);
+  try {
+    await transactions.transaction(async (tx) => {
+      tx.exec('CREATE TABLE unread (word text)');
+      tx.prepare("INSERT INTO unread VALUES ('a'), ('b') RETURNING word").iterate().next();
+    });
+    await transactions.transaction(async (tx) => {
+      expect(tx.prepare('SELECT count(*) AS n FROM unread').get()).toEqual({ n: 2 });
+    });
   } finally {
     transactions.close();
     file.remove();

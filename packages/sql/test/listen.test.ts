@@ -1,9 +1,9 @@
-import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import pg from 'pg';
 import { afterAll, beforeAll, expect, it, vi } from 'vitest';
 import type { GivenBroker } from '../../../conformance-tests/src/harness/broker-for.ts';
 import { pgDatabase } from '../src/postgres.ts';
 import { postgres } from './databases.ts';
+import { Wire } from './wire.ts';
 
 let broker: GivenBroker;
 beforeAll(async () => {
@@ -42,24 +42,22 @@ it('a pool whose connections are cut while they are idle does not end the proces
 });
 
 it('lets go of a server that does not answer any more', async () => {
-  const { hostname, port } = new URL(broker.url);
-  const sockets: Socket[] = [];
-  const proxy = createServer((near) => {
-    const far = connect(Number(port), hostname);
-    sockets.push(near, far);
-    for (const socket of [near, far]) socket.on('error', () => {});
-    near.pipe(far);
-    far.pipe(near);
-  });
-  await new Promise<void>((resolve) => void proxy.listen(0, '127.0.0.1', resolve));
-  const { port: open } = proxy.address() as AddressInfo;
-  const url = Object.assign(new URL(broker.url), { hostname: '127.0.0.1', port: String(open) });
-  const pool = new pg.Pool({ connectionString: url.href, max: 1 });
+  await using wire = await Wire.to(broker.url);
+  const pool = new pg.Pool({ connectionString: wire.url, max: 1 });
   const listening = await pgDatabase(pool).listen?.('silent', () => {});
-  expect(sockets).toHaveLength(2);
-  for (const socket of sockets) socket.unpipe().pause();
+  expect(wire.links).toHaveLength(1);
+  wire.asked = () => {};
   await listening?.[Symbol.asyncDispose]();
-  for (const socket of sockets) socket.destroy();
-  proxy.close();
+  await pool.end();
+});
+
+it('lets go of a server that takes connections and does not answer', async () => {
+  await using wire = await Wire.to(broker.url);
+  const pool = new pg.Pool({ connectionString: wire.url, max: 1 });
+  const listening = await pgDatabase(pool).listen?.('silent', () => {});
+  wire.asked = () => {};
+  wire.cut();
+  await vi.waitFor(() => expect(wire.links).toHaveLength(1));
+  await listening?.[Symbol.asyncDispose]();
   await pool.end();
 });

@@ -98,4 +98,31 @@ describe.each(Object.entries(places))('migrations on %s', (dialect, start) => {
       await broker.stop();
     }
   });
+
+  it.runIf(dialect !== 'sqlite')('say who could do it when the role may not', async () => {
+    const role = `r_${randomUUID().slice(0, 8)}`;
+    const { database } = place;
+    const broker = await (dialect === 'postgres' ? postgres() : mariadb());
+    const url = Object.assign(new URL(broker.url), { username: role, password: 'secret' }).href;
+    if (dialect === 'postgres') {
+      await database.run('CREATE SCHEMA IF NOT EXISTS closed');
+      await database.run(`CREATE ROLE ${role} LOGIN PASSWORD 'secret'`);
+    } else {
+      await database.run(`CREATE USER ${role} IDENTIFIED BY 'secret'`);
+      await database.run(`GRANT SELECT ON *.* TO ${role}`);
+    }
+    const pool = dialect === 'postgres' ? new pg.Pool({ connectionString: url }) : createPool(url);
+    try {
+      const limited = dialect === 'postgres' ? pgDatabase(pool as pg.Pool) : mysqlDatabase(pool as never);
+      const schema = dialect === 'postgres' ? { ...plan(1), schema: 'closed' } : plan(1);
+      await expect(migrate(limited, schema)).rejects.toMatchObject({
+        code: 'CONFIG',
+        message: expect.stringContaining('schema()'),
+      });
+    } finally {
+      await pool.end();
+      await database.run(`DROP ${dialect === 'postgres' ? 'ROLE' : 'USER'} ${role}`);
+      await broker.stop();
+    }
+  });
 });

@@ -29,6 +29,11 @@ export interface Library<Tx = unknown> {
   order(tx: Tx, id: string): Promise<unknown>;
   /** Any statement, with the means of the library. */
   query(tx: Tx, statement: string): Promise<unknown>;
+  /** How its users end a transaction themselves, where they can. */
+  readonly ends?: {
+    commit(tx: Tx): Promise<unknown>;
+    rollback(tx: Tx): Promise<unknown>;
+  };
   /** What has no transaction open. */
   outside(): unknown[];
   close(): Promise<unknown>;
@@ -79,6 +84,7 @@ export const libraries: Readonly<Record<string, OpenLibrary>> = {
       transaction: (work) => knex.transaction(work),
       order: (tx, id) => tx('orders').insert({ id, total: 1 }),
       query: async (tx, statement) => tx.raw(statement),
+      ends: { commit: async (tx) => tx.commit(), rollback: async (tx) => tx.rollback() },
       outside: () => [knex],
       close: () => knex.destroy(),
     };
@@ -114,6 +120,10 @@ export const libraries: Readonly<Record<string, OpenLibrary>> = {
       transaction: (work) => dataSource.transaction(work),
       order: (tx, id) => tx.insert(Order, { id, total: 1 }),
       query: (tx, statement) => tx.query(statement),
+      ends: {
+        commit: async (tx) => tx.queryRunner?.commitTransaction(),
+        rollback: async (tx) => tx.queryRunner?.rollbackTransaction(),
+      },
       outside: () => [dataSource.manager, dataSource.createQueryRunner().manager, dataSource],
       close: () => dataSource.destroy(),
     };
@@ -142,6 +152,7 @@ export const libraries: Readonly<Record<string, OpenLibrary>> = {
         await tx.flush();
       },
       query: (tx, statement) => tx.execute(statement),
+      ends: { commit: (tx) => tx.commit(), rollback: (tx) => tx.rollback() },
       outside: () => [orm.em, orm.em.fork()],
       close: () => orm.close(),
     };

@@ -6,6 +6,7 @@ import { postgresOutbox } from '@waybill/outbox/postgres';
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { postgres } from '../databases.ts';
+import { Wire } from '../wire.ts';
 import { type Library, libraries } from './libraries.ts';
 
 vi.setConfig({ testTimeout: 30_000 });
@@ -236,6 +237,25 @@ describe.each(Object.entries(libraries))('%s', (name, open) => {
     expect(await inbox.run(claim(), async () => true)).toBe('ran');
   });
 
+  it.each(['commit', 'rollback'] as const)(
+    'tells when the handler has called %s of the library, and publishes nothing more',
+    async (how) => {
+      if (library.ends === undefined) return;
+      const id = randomUUID();
+      const late = Promise.withResolvers<unknown>();
+      const run = inbox.run(claim(), async (tx) => {
+        await library.query(tx, 'SELECT 1');
+        await library.ends?.[how](tx);
+        late.resolve(await Promise.allSettled([outbox.publish(tx, 'orders', {}, { id })]));
+        return true;
+      });
+      await expect(run).rejects.toThrow('the handler has ended the transaction itself');
+      expect(await late.promise).toMatchObject([{ status: 'rejected' }]);
+      expect(await ids('waybill_outbox')).not.toContain(id);
+      for (let at = 0; at < 2 * connections; at++) expect(await inbox.run(claim(), async () => true)).toBe('ran');
+    },
+  );
+
   it('leaves nothing of a handler that was given up, and lets the next one in while it runs', async () => {
     const given = new AbortController();
     const wanted = claim({ signal: given.signal });
@@ -287,6 +307,27 @@ describe.each(Object.entries(libraries))('%s', (name, open) => {
     await expect(run).rejects.toMatchObject({ code: 'CONNECTION' });
     expect(await ids('orders')).not.toContain(id);
     await waitFor(async () => expect(await inbox.run(wanted, async () => true)).toBe('ran'));
+  });
+
+  // The Kysely of MikroORM 7.2 does.
+  it.skipIf(name === 'mikro-orm')('loses no connection that breaks as its transaction begins', async () => {
+    await using wire = await Wire.to(where);
+    const single = await open(wire.url, 1);
+    try {
+      let breaks = 2;
+      wire.asked = (chunk, { client, server }) => {
+        if (/\b(begin|start transaction)\b/i.test(chunk.toString('latin1')) && breaks-- > 0) client.destroy();
+        else server.write(chunk);
+      };
+      for (let at = 0; at < 2; at++) {
+        const run = single.transactions.transaction(async () => {});
+        await expect(run).rejects.toMatchObject({ code: 'CONNECTION' });
+      }
+      await single.transactions.transaction(async (tx) => single.order(tx, randomUUID()));
+      expect(breaks).toBeLessThan(1);
+    } finally {
+      await single.close();
+    }
   });
 
   it('says that the connection broke whatever the handler says', async () => {
