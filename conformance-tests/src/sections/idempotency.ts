@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import type { IdempotencyStore, Message, Subscription } from '@waybill/core';
+import { topic as declare, type IdempotencyStore, type Message, type Subscription } from '@waybill/core';
 import { expect } from 'vitest';
 import type { ContractId } from '../contract.ts';
 import { openInbox, openStore, type Place, placeForTest, places, withTransactions } from '../places.ts';
@@ -164,6 +164,20 @@ remembers('IDEM-02', 'what a handler retries or rejects by itself is not marked'
   await record.waitFor((seen) => seen.filter(({ data }) => data === 'rejected').length === 2);
 });
 
+remembers('IDEM-02', 'a retry that a handler of an ordered topic asks for is run, and then marked', async (s, open) => {
+  const topic = declare<string>(s.topicName(), { ordered: true, key: () => key });
+  const bus = await s.connect();
+  const record = s.recorder<string>(async (message) => {
+    if (message.data === 'retried' && message.attempt === 1) await message.retry({ after: 50 });
+  });
+  const subscription = await bus.subscribe(topic, { group: 'g', retry, idempotency: await open() }, record.handler);
+  for (const data of ['retried', 'follower', 'retried']) await bus.publish(topic, data, { id: data });
+  await s.eventually('two to be acked, one as a duplicate', () => subscription.stats(), {
+    until: ({ acked, duplicates }) => acked === 2 && duplicates === 1,
+  });
+  expect(record.data).toEqual(['retried', 'retried', 'follower']);
+});
+
 remembers('IDEM-02', 'messages of a batch are marked one by one', async (s, open) => {
   const topic = s.topicName();
   const bus = await s.connect();
@@ -291,11 +305,16 @@ remembers(
 remembers(
   'IDEM-04',
   'the claim of a dead member ends with it',
-  async (s, open, place) => {
+  async (s, _open, place) => {
     const topic = s.topicName();
     const options = { group: 'g', lease: s.lease };
-    // A member that lives in this process does not die with its claims: it has a store of its own.
-    const store: Place = s.broker.inProcess ? { kind: 'memory' } : place;
+    // A member that lives in this process does not die with its claims: it has a store of its own. Another process and we
+    // need a place that both have.
+    const { place: shared, remove } = placeForTest(place.kind === 'memory' ? { kind: 'sqlite' } : place);
+    s.afterwards(remove);
+    const store: Place = s.broker.inProcess ? { kind: 'memory' } : shared;
+    const heirs = await openStore(s.broker.inProcess ? place : shared);
+    s.afterwards(() => heirs[Symbol.asyncDispose]());
     const member = await s.member('consumer', { topic, options, store, work: 'hold' });
     await member.waitFor('subscribed');
     const bus = await s.connect();
@@ -303,7 +322,7 @@ remembers(
     await member.waitFor('received');
     await member.kill();
     const heir = s.recorder<number>();
-    const subscription = await bus.subscribe(topic, { ...options, idempotency: await open() }, heir.handler);
+    const subscription = await bus.subscribe(topic, { ...options, idempotency: heirs.it }, heir.handler);
     await heir.waitFor(1, s.takeOver);
     await bus.publish(topic, 2, { id: 'same' });
     await s.eventually('a duplicate', () => subscription.stats().duplicates === 1);
@@ -385,7 +404,7 @@ for (const given of withTransactions(places())) {
         await member.waitFor('subscribed');
         return member;
       };
-      let member = await join();
+      const members = [await join(), await join()];
       const ids = Array.from({ length: 150 }, (_, n) => `id-${n}`);
       // Each twice, so that a mark without its effect, or an effect without its mark, shows as well.
       for (let copies = 0; copies < 2; copies++) {
@@ -399,8 +418,8 @@ for (const given of withTransactions(places())) {
       for (const before of [10, 40, 80]) {
         const within = s.takeOver + RECOVERY;
         await s.eventually(`${before} effects`, async () => (await count()) >= before, { within });
-        await member.kill();
-        member = await join();
+        await members.shift()?.kill();
+        members.push(await join());
       }
       await s.eventually('all effects', async () => new Set(await effects()).size === ids.length, {
         within: s.takeOver + 2 * RECOVERY,
@@ -574,5 +593,8 @@ remembers('IDEM-07', "unidentified: 'handle' handles what nothing identifies", a
   await record.waitFor(2, AT_ONCE + RECOVERY);
   await s.eventually('both to be acked', () => subscription.stats().acked === 2);
   expect([...record.data].sort()).toEqual(['a', 'b']);
+  // Where the broker has positions they are known by those.
+  const unknown = record.seen.filter(({ message }) => message.position === undefined);
+  expect(subscription.stats().unidentified).toBe(unknown.length);
   await settles('close', subscription.close());
 });

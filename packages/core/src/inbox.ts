@@ -1,7 +1,14 @@
 import type { Call } from './compose.ts';
 import { LeaseLostError, WaybillError } from './errors.ts';
 import type { Fence, Inbox } from './idempotency.ts';
-import type { ReceivedMessage } from './message.ts';
+import type { ReceivedMessage, Refusal } from './message.ts';
+
+/** Until the work begins: an attempt that runs out of time has not been the handler's. */
+const notBegun: Refusal = { away: new Error('it does not answer') };
+/** While the handler runs, for middleware that does not wait for it. */
+const notEnded: Refusal = { failed: new Error('the handler had not ended when its middleware returned') };
+/** An attempt whose time ends before the answer comes may have been committed. */
+const notConfirmed: Refusal = { away: new Error('the commit was not confirmed') };
 
 /**
  * Runs the handler in the inbox's transaction, inside of the middleware: none of that holds a transaction open, and it
@@ -29,7 +36,7 @@ export function withInbox(call: Call, inbox: Inbox<unknown>): Call {
       if (claim.signal?.aborted) return false;
       begun = true;
       cut = fence.signal;
-      message.refusal = undefined;
+      message.refusal = notEnded;
       whenPassedOn(fence, message);
       try {
         await call(messages, signal, tx);
@@ -38,13 +45,11 @@ export function withInbox(call: Call, inbox: Inbox<unknown>): Call {
         return false;
       }
       if (claim.signal?.aborted || (message.verdict !== undefined && message.verdict.verb !== 'ack')) return false;
-      // An attempt whose time ends before the answer comes may have been committed.
-      message.refusal = { away: new Error('the commit was not confirmed') };
+      message.refusal = notConfirmed;
       return true;
     };
 
-    // Until the work begins: an attempt that runs out of time has not been the handler's.
-    message.refusal = { away: new Error('it does not answer') };
+    message.refusal = notBegun;
     const outcome = await inbox.run(claim, work).catch((error: unknown): never => {
       // Neither a begin nor a connection that is lost is the handler's fault.
       return !begun || cut?.aborted || WaybillError.is(error, 'CONNECTION') ? away(error) : failed(error);

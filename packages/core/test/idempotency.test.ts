@@ -1,6 +1,8 @@
-import { describe, expect, test } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
+import { connect } from '../src/connect.ts';
 import { ConfigError } from '../src/errors.ts';
-import { type Claim, memoryStore } from '../src/idempotency.ts';
+import { type Claim, type IdempotencyStore, memoryStore } from '../src/idempotency.ts';
+import type { Message } from '../src/types.ts';
 import { FakeClock } from './fake-clock.ts';
 
 const claim = (given: Partial<Claim> = {}): Claim => ({ scope: 's', key: 'k', lease: 1_000, window: 5_000, ...given });
@@ -72,5 +74,54 @@ describe('memoryStore', () => {
   test('options that cannot be are refused by name', () => {
     expect(() => memoryStore({ maxEntries: 0 })).toThrow(ConfigError);
     expect(() => memoryStore({ size: 3 } as object)).toThrow('size: unknown option');
+  });
+});
+
+describe('a subscription with a store', () => {
+  const retry = { attempts: 2, delay: 10 };
+
+  test('IDEM-02 a retry in place lets go of the claim', async () => {
+    await using bus = await connect('memory:', { logger: false });
+    const attempts: number[] = [];
+    const options = { broadcast: true, idempotency: memoryStore(), retry } as const;
+    const subscription = await bus.subscribe('t', options, async (message: Message) => {
+      attempts.push(message.attempt);
+      if (message.attempt === 1) await message.retry({ after: 10 });
+    });
+    await bus.publish('t', 1, { id: 'a' });
+    await vi.waitFor(() => expect(subscription.stats()).toMatchObject({ acked: 1, retried: 1, inFlight: 0 }));
+    expect(attempts).toEqual([1, 2]);
+  });
+
+  test('IDEM-06 a mark that fails after ack() has the message come again after a while', async () => {
+    await using bus = await connect('memory:', { logger: false });
+    const store: IdempotencyStore = {
+      async run(_, work) {
+        await work({});
+        throw new Error('the disk is full');
+      },
+    };
+    const handled = vi.fn((message: Message) => message.ack().catch(() => {}));
+    const subscription = await bus.subscribe('t', { group: 'g', idempotency: store }, handled);
+    await bus.publish('t', 1);
+    const started = performance.now();
+    await vi.waitFor(() => expect(handled.mock.calls.length).toBeGreaterThan(1), { timeout: 5_000, interval: 10 });
+    expect(performance.now() - started).toBeGreaterThan(1_000);
+    expect(subscription.stats().acked).toBe(0);
+  });
+
+  test.each([
+    ['a promise', async () => 'same'],
+    ['a number', () => 7],
+  ])('IDEM-07 a key that is %s fails the attempt, and makes no duplicates', async (_, key) => {
+    await using bus = await connect('memory:', { logger: false });
+    const handled = vi.fn();
+    const idempotency = { store: memoryStore(), key: key as never };
+    const subscription = await bus.subscribe('t', { group: 'g', idempotency, retry: { attempts: 1 } }, handled);
+    for (const data of [1, 2]) await bus.publish('t', data);
+    await vi.waitFor(() => expect(subscription.stats()).toMatchObject({ deadLettered: 2, duplicates: 0 }));
+    expect(handled).not.toHaveBeenCalled();
+    const [letter] = await bus.deadLetters('t', 'g').peek();
+    expect(letter?.error?.message).toMatch(/idempotency\.key gave .* not a text/);
   });
 });

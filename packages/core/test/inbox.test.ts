@@ -1,6 +1,6 @@
 import { afterEach, describe, expect, test, vi } from 'vitest';
 import { connect } from '../src/connect.ts';
-import { ConfigError, ConnectionError } from '../src/errors.ts';
+import { ConfigError, ConnectionError, PermanentError } from '../src/errors.ts';
 import type { Claim, Inbox } from '../src/idempotency.ts';
 import type { Bus, BusOptions, ConsumeMiddleware, Message, Subscription } from '../src/types.ts';
 
@@ -252,6 +252,39 @@ describe('a subscription with an inbox (IDEM-05)', () => {
       expect(subscription.stats()).toMatchObject({ givenBack: 1, retried: 1 });
     },
   );
+
+  test('what has not been committed yet is not acked, though middleware does not wait for it', async () => {
+    const inbox = new ListInbox();
+    const gate = Promise.withResolvers<void>();
+    const impatient: ConsumeMiddleware = (_, next) => {
+      void next().catch(() => {});
+      return new Promise((resolve) => setTimeout(resolve, 20));
+    };
+    const bus = await open({ middleware: { consume: [impatient] } });
+    const subscription = await bus.subscribe('t', { group: 'g', inbox, retry }, async (message: Message, tx: Tx) => {
+      tx.add(`by attempt ${message.attempt}`);
+      if (message.attempt > 1) return;
+      await gate.promise;
+      throw new Error('no');
+    });
+    await bus.publish('t', 1);
+    await until(() => subscription.stats().retried === 1, subscription);
+    expect(subscription.stats().acked).toBe(0);
+    gate.resolve();
+    await until(() => subscription.stats().acked === 1, subscription);
+    expect(inbox.committed).toEqual(['by attempt 2']);
+  });
+
+  test('what middleware makes of the error of a handler counts', async () => {
+    const inbox = new ListInbox();
+    const final: ConsumeMiddleware = (_, next) =>
+      next().catch((cause: unknown) => Promise.reject(new PermanentError('no use', { cause })));
+    const bus = await open({ middleware: { consume: [final] } });
+    const subscription = await bus.subscribe('t', { group: 'g', inbox, retry }, () => Promise.reject(new Error('no')));
+    await bus.publish('t', 1);
+    await until(() => subscription.stats().deadLettered === 1, subscription);
+    expect(subscription.stats().retried).toBe(0);
+  });
 
   test('a commit that is never answered uses no attempt, and health says so', async () => {
     const bus = await open();

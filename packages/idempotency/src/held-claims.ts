@@ -8,7 +8,7 @@ interface Held {
   renewAt: number;
   /** Until when it is ours for certain. */
   until: number;
-  /** Since when a renewal is under way. */
+  /** Since when the last renewal that was asked for is under way. */
   asking: number | undefined;
 }
 
@@ -55,14 +55,18 @@ export class HeldClaims {
     let next = Number.POSITIVE_INFINITY;
     for (const held of this.#held) {
       const { lease } = held.wanted.claim;
-      if (held.asking === undefined && held.renewAt <= now + lease / 6) {
+      const patience = held.asking === undefined ? held.renewAt - lease / 6 : held.asking + lease / 3;
+      if (patience <= now) {
+        // After a process was stopped for long the claim may be ours still: nobody but the store knows.
+        if (held.asking !== undefined && held.until <= now) {
+          this.#lose(held);
+          continue;
+        }
+        // Also when there is no answer: the connection under it may have died without a word, and others have not.
         held.asking = now;
         due.push(held);
       }
-      // After a process was stopped for long the claim may be ours still: nobody but the store knows.
-      const patience = held.asking === undefined ? held.renewAt : Math.max(held.until, held.asking + lease / 3);
-      if (patience <= now) this.#lose(held);
-      else next = Math.min(next, patience);
+      next = Math.min(next, held.asking === undefined ? held.renewAt : held.asking + lease / 3);
     }
     if (due.length > 0) void this.#renew(due, now);
     if (next !== Number.POSITIVE_INFINITY) this.#alarm.at(next);
@@ -81,8 +85,8 @@ export class HeldClaims {
       const { lease } = held.wanted.claim;
       held.asking = undefined;
       if (results?.[at] === true) {
-        held.until = since + lease;
-        held.renewAt = since + lease / 3;
+        held.until = Math.max(held.until, since + lease);
+        held.renewAt = held.until - (2 * lease) / 3;
       } else if (results !== undefined || now >= held.until) {
         this.#lose(held);
         continue;

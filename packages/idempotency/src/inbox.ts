@@ -22,6 +22,8 @@ export type Answered<Tx> =
       touch(): Promise<void>;
     };
 
+type Work<Tx> = (tx: Tx, fence: Fence) => Promise<boolean>;
+
 /** What the inboxes of the dialects differ in. */
 export interface InboxDialect<Tx> {
   /**
@@ -50,6 +52,8 @@ export function sqlInbox<Tx>(
     readonly table: ClaimTable;
     readonly permits: Permits | undefined;
     readonly maxConcurrency?: number;
+    /** Whether a handler that was given up keeps its connection until it ends: libraries do not take it away. */
+    readonly lingers?: boolean;
   },
   options: InboxOptions,
 ): SqlInbox<Tx> {
@@ -59,7 +63,7 @@ export function sqlInbox<Tx>(
   const heartbeats = new Heartbeats(systemClock);
   const cleaner = new Cleaner(table, systemClock);
 
-  const attempt = async (claim: Claim, work: (tx: Tx, fence: Fence) => Promise<boolean>): Promise<ClaimOutcome> => {
+  const attempt = async (claim: Claim, work: Work<Tx>): Promise<ClaimOutcome> => {
     let outcome: ClaimOutcome | undefined;
     let called = false;
     try {
@@ -92,10 +96,16 @@ export function sqlInbox<Tx>(
     async run(claim, work) {
       cleaner.nowAndThen();
       const giveBack = await permits?.take(claim.signal);
+      let working: Promise<unknown> | undefined;
       try {
-        return await attempt(claim, work);
+        return await attempt(claim, (tx, fence) => {
+          const result = work(tx, fence);
+          working = result;
+          return result;
+        });
       } finally {
-        giveBack?.();
+        if (parts.lingers && working !== undefined) void working.finally(giveBack);
+        else giveBack?.();
       }
     },
     ...migratable(database, versions, options),

@@ -1,5 +1,5 @@
 import type { Claim, ClaimOutcome, Fence, IdempotencyStore } from '@waybill/core';
-import { type Clock, systemClock } from '@waybill/core/adapter';
+import { type Clock, ConnectionError, systemClock } from '@waybill/core/adapter';
 import { Batcher } from './batcher.ts';
 import { Cleaner } from './cleaner.ts';
 import { HeldClaims } from './held-claims.ts';
@@ -55,7 +55,11 @@ export class LeasedStore implements IdempotencyStore {
       this.#cleaner.nowAndThen();
       const since = this.#clock.monotonic();
       const answer = await this.#ask(wanted);
-      return answer === 'won' ? await this.#runHeld(wanted, since, work) : answer;
+      if (answer !== 'won') return answer;
+      if (this.#clock.monotonic() - since < claim.lease) return await this.#runHeld(wanted, since, work);
+      // It may have passed to somebody else already.
+      this.#release(wanted).catch(() => {});
+      throw new ConnectionError(`the store took longer to answer than the lease of ${claim.lease} ms`);
     } finally {
       this.#ours.delete(name);
     }

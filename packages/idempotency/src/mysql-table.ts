@@ -22,6 +22,8 @@ export const mysqlNow = 'UTC_TIMESTAMP(6)';
 export const mysqlEnd = (ms: number): string => `${mysqlNow} + INTERVAL ${Math.round(ms * 1_000)} MICROSECOND`;
 
 export function mysqlTable(database: SqlDatabase, table: string): ClaimTable {
+  // Where a list names much of the table a server may read all of it instead, and lock, and wait for, rows of others.
+  const byId = `${table} AS t FORCE INDEX (PRIMARY)`;
   const run = (text: string, values: readonly SqlValue[] = []) => again('mysql', () => database.run(text, values));
   const list = (items: readonly unknown[]): string => items.map(() => '?').join(', ');
   /** Tokens are of one claim each: two lists pick the pairs. */
@@ -37,7 +39,7 @@ export function mysqlTable(database: SqlDatabase, table: string): ClaimTable {
     for (const [ms, group] of Map.groupBy(inOrder(items), length)) {
       const { where, values } = held(group);
       const { affected } = await run(
-        `UPDATE ${table} SET done = ${done}, ends_at = ${mysqlEnd(ms)} WHERE ${where}0`,
+        `UPDATE ${byId} SET done = ${done}, ends_at = ${mysqlEnd(ms)} WHERE ${where}0`,
         values,
       );
       if (affected === group.length) for (const { name } of group) found.add(name);
@@ -82,7 +84,7 @@ export function mysqlTable(database: SqlDatabase, table: string): ClaimTable {
     renew: (items) => update(items, (item) => item.claim.lease, 0),
     async release(items) {
       const { where, values } = held(inOrder(items));
-      await run(`DELETE FROM ${table} WHERE ${where}0`, values);
+      await run(`DELETE t FROM ${byId} WHERE ${where}0`, values);
     },
     async clean(most) {
       // An unfinished claim may be its holder's still, a moment after its lease, as long as nobody wants it.
@@ -90,11 +92,11 @@ export function mysqlTable(database: SqlDatabase, table: string): ClaimTable {
       // Not what an inbox is at: waiting for it would keep a connection that its handler may need. And no transaction,
       // so that a process that freezes here leaves nothing locked.
       const { rows } = await run(
-        `SELECT id FROM ${table} WHERE ${ended} ORDER BY ends_at LIMIT ${most} FOR UPDATE SKIP LOCKED`,
+        `SELECT id FROM ${table} FORCE INDEX (ends_at) WHERE ${ended} ORDER BY ends_at LIMIT ${most} FOR UPDATE SKIP LOCKED`,
       );
       if (rows.length === 0) return 0;
       const ids = rows.map(({ id }) => id as Uint8Array);
-      return (await run(`DELETE FROM ${table} WHERE id IN (${list(ids)}) AND ${ended}`, ids)).affected;
+      return (await run(`DELETE t FROM ${byId} WHERE id IN (${list(ids)}) AND ${ended}`, ids)).affected;
     },
   };
 }

@@ -3,7 +3,7 @@ export type { SqlStore, SqlStoreOptions } from './sql-store.ts';
 
 import type { Claim } from '@waybill/core';
 import { ConfigError } from '@waybill/core/adapter';
-import { isLockTimeout, type SqlRunner, type SqlTransactions } from '@waybill/sql';
+import { isLockTimeout, type SqlRunner } from '@waybill/sql';
 import {
   type MysqlPool,
   type MysqlTransactions,
@@ -11,7 +11,7 @@ import {
   mysqlDatabase,
   mysqlTransactions,
 } from '@waybill/sql/mysql';
-import { besideHandlers, databaseOf, type InboxDialect, type InboxOptions, type SqlInbox, sqlInbox } from './inbox.ts';
+import { besideHandlers, type InboxDialect, type InboxOptions, type SqlInbox, sqlInbox } from './inbox.ts';
 import { mysqlEnd, mysqlNow, mysqlTable, mysqlVersions } from './mysql-table.ts';
 import { sharedPermits } from './permits.ts';
 import { type SqlStore, type SqlStoreOptions, sqlStore, tableOf } from './sql-store.ts';
@@ -32,58 +32,45 @@ export function mysqlStore(pool: MysqlPool, options: SqlStoreOptions = {}): SqlS
 /**
  * An inbox in MySQL 8 or MariaDB 10.6 and later: the handler's second argument is a transaction, and what it writes
  * there is committed together with the mark that the message is done, or neither is (IDEM-05). Tables without
- * transactions, such as those of MyISAM, are no part of it, and a statement that commits by itself, such as DDL, fails
- * the attempt.
+ * transactions, such as those of MyISAM, are no part of it. A statement that commits by itself, such as DDL, commits what
+ * was written until then, the mark with it, and nothing after it is written.
  *
  * A subscription runs at most `maxConcurrency` handlers: one less than the pool has connections, so that a handler that
  * asks the pool itself does not wait for ever. All inboxes over one pool share that number.
  *
- * @param source a pool of mysql2, or the transactions of another library
- * @throws ConfigError for an option that is unknown or out of range
+ * @param pool of mysql2; it stays the caller's, who closes it
+ * @throws ConfigError for an option that is unknown or out of range, and for the transactions of a library: those are
+ *   supported on PostgreSQL alone
  */
-export function mysqlInbox(source: MysqlPool, options?: InboxOptions): SqlInbox<MysqlTx>;
-export function mysqlInbox<Tx>(source: SqlTransactions<Tx>, options?: InboxOptions): SqlInbox<Tx>;
-export function mysqlInbox<Tx>(
-  source: MysqlPool | SqlTransactions<Tx>,
-  options: InboxOptions = {},
-): SqlInbox<Tx | MysqlTx> {
-  const transactions = isPool(source) ? mysqlTransactions(source) : source;
-  if (transactions?.dialect !== 'mysql') {
-    throw new ConfigError('source', 'is neither a pool of mysql2 nor the transactions of a library on MySQL');
+export function mysqlInbox(pool: MysqlPool, options: InboxOptions = {}): SqlInbox<MysqlTx> {
+  if (typeof pool !== 'object' || pool === null || !('getConnection' in pool)) {
+    throw new ConfigError('pool', 'is not a pool of mysql2; inboxes on the transactions of libraries need PostgreSQL');
   }
-  const { pool } = transactions as Partial<MysqlTransactions>;
-  const database =
-    pool === undefined ? databaseOf(transactions as SqlTransactions<Tx>) : mysqlDatabase(pool, besideHandlers);
+  const transactions = mysqlTransactions(pool);
+  const database = mysqlDatabase(pool, besideHandlers);
   const table = tableOf('mysql', options);
-  const { maxConnections } = transactions;
   const parts = {
     versions: mysqlVersions,
     table: mysqlTable(database, table),
-    permits: maxConnections === undefined ? undefined : sharedPermits(pool ?? transactions, maxConnections),
+    permits: sharedPermits(pool, transactions.maxConnections),
   };
-  return sqlInbox<Tx | MysqlTx>(dialect(transactions as SqlTransactions<Tx>, table) as never, database, parts, options);
+  return sqlInbox(dialect(transactions, table), database, parts, options);
 }
 
-function isPool(source: object): source is MysqlPool {
-  return typeof source === 'object' && source !== null && 'getConnection' in source;
-}
-
-function dialect<Tx>(transactions: SqlTransactions<Tx>, table: string): InboxDialect<Tx> {
+function dialect(transactions: MysqlTransactions, table: string): InboxDialect<MysqlTx> {
   return {
-    transact: (claim, id, work) =>
-      transactions.transaction(async (tx) => {
+    transact: (claim, id, work) => {
+      const lock = `'waybill ${id.toString('hex', 0, 24)}'`;
+      const inside = async (tx: MysqlTx): Promise<void> => {
         const runner = transactions.runner(tx);
-        const lock = `'waybill ${id.toString('hex', 0, 24)}'`;
         const touch = (): Promise<void> => runner.run('DO 0').then(noop, noop);
         await runner.run(lockSql(lock, claim.lease));
-        try {
-          const answer = await mark(runner, table, claim, id);
-          await work(answer === 'won' ? { answer, tx, fence: {}, touch } : { answer });
-        } finally {
-          // The row's own lock stands until the commit. A connection that broke has let go of both.
-          await runner.run(unlockSql(lock)).catch(noop);
-        }
-      }, claim.signal),
+        const answer = await mark(runner, table, claim, id);
+        await work(answer === 'won' ? { answer, tx, fence: {}, touch } : { answer });
+      };
+      // Not before the end: the row is locked until then, and a process that froze or lost its network must not keep it.
+      return transactions.transaction(inside, claim.signal, unlockSql(lock));
+    },
   };
 }
 

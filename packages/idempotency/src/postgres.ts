@@ -66,6 +66,7 @@ export function postgresInbox<Tx>(source: Pool | SqlTransactions<Tx>, options: I
     versions: postgresVersions,
     table: postgresTable(database, table),
     permits: maxConnections === undefined ? undefined : sharedPermits(ofPg?.pool ?? transactions, maxConnections),
+    lingers: ofPg === undefined,
   };
   if (ofPg !== undefined) return sqlInbox<Tx | PgTx>(inOneMessage(ofPg, table) as never, database, parts, options);
   return sqlInbox<Tx | PgTx>(

@@ -46,7 +46,9 @@ export function tokens(): () => string {
   return () => `${start}.${(count++).toString(36)}`;
 }
 
-/** A text for a column that people read: without what databases do not take, and not too long. */
+/** A text for a column that people read, not too long, and in ASCII: not every database takes everything else. */
 export function readable(text: string, longest: number): string {
-  return text.toWellFormed().replaceAll('\0', '/').slice(0, longest).toWellFormed();
+  // Before it is escaped, because a long one costs more to escape.
+  const start = text.slice(0, longest).replaceAll('\0', '/').toWellFormed();
+  return start.replace(/[^ -~]+/g, encodeURIComponent).slice(0, longest);
 }

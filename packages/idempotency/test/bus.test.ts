@@ -52,6 +52,8 @@ it('IDEM-05 a handler has its effect once, whatever fails on the way', async () 
   }
   await vi.waitFor(() => expect(subscription.stats()).toMatchObject({ acked: 40, duplicates: 40 }), 30_000);
   expect(await sum()).toBe(40);
+  // A connection that was cut uses no attempt.
+  expect(subscription.stats().retried).toBe(20);
 }, 60_000);
 
 it('an explicit concurrency above what the pool has is refused', async () => {
