@@ -134,6 +134,8 @@ async function relay({ shop, connect, tell, ready, stopping }: Workplace): Promi
     shop.outbox.relay(bus, {
       lease,
       pollInterval: 200,
+      // So few that it reads many pages, between which transactions commit.
+      maxInFlight: 40,
       maxAttempts: attempts,
       retryDelay: { initial: 100, max: 1_000 },
       // So that a failed check can say what became of each event.

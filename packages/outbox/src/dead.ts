@@ -1,6 +1,7 @@
 import { ConfigError, compileSelection } from '@waybill/core/adapter';
+import type { EncodedMessage } from '@waybill/core/outbox';
 import type { SqlDatabase } from '@waybill/sql';
-import { Declarations, messageOf, type RawRow } from './row.ts';
+import { Declarations, messageOf, type RawRow, withoutJson } from './row.ts';
 import type { Statements } from './statements.ts';
 import type { DeadMessage, DeadSelection } from './types.ts';
 
@@ -75,7 +76,7 @@ async function* pages(database: SqlDatabase, statements: Statements): AsyncGener
 }
 
 function deadMessage(row: RawRow, declarations: Declarations): DeadMessage {
-  const { id, topic, key, type, headers, contentType, body, publishedAt } = messageOf(row, declarations);
+  const { id, topic, key, type, headers, contentType, body, publishedAt } = readable(row, declarations);
   return {
     entry: String(Number(row['id'])),
     id,
@@ -90,4 +91,13 @@ function deadMessage(row: RawRow, declarations: Declarations): DeadMessage {
     error: String(row['last_error'] ?? ''),
     at: new Date(Math.round(Number(row['dead_at']))),
   };
+}
+
+/** Also a row that is dead because it cannot be read has to be seen, and purged. */
+function readable(row: RawRow, declarations: Declarations): EncodedMessage {
+  try {
+    return messageOf(row, declarations);
+  } catch {
+    return messageOf(withoutJson(row), declarations);
+  }
 }

@@ -1,7 +1,7 @@
 import type { SqlClient } from '@waybill/sql';
 import { type MysqlPool, type MysqlTx, mysqlClient, mysqlDatabase } from '@waybill/sql/mysql';
 import { mysqlStatements } from './dialects/mysql.ts';
-import { createOutbox } from './outbox.ts';
+import { answersWithin, createOutbox } from './outbox.ts';
 import type { Outbox, OutboxOptions } from './types.ts';
 
 export type { MysqlPool, MysqlTx } from '@waybill/sql/mysql';
@@ -24,7 +24,7 @@ export function mysqlOutbox<Tx>(
 ): Outbox<Tx>;
 export function mysqlOutbox(pool: MysqlPool, options: OutboxOptions<never> = {}): Outbox<never> {
   return createOutbox<never>({
-    database: mysqlDatabase(pool),
+    database: mysqlDatabase(pool, { timeout: answersWithin }),
     client: options.client ?? (mysqlClient() as SqlClient<never>),
     statements: mysqlStatements,
     options,

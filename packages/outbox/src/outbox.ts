@@ -9,7 +9,7 @@ import type {
   PublishResult,
   Receipt,
 } from '@waybill/core';
-import { ConfigError, checkOptions, WaybillError } from '@waybill/core/adapter';
+import { ConfigError, checkOptions, PublishError, WaybillError } from '@waybill/core/adapter';
 import { type EncodedMessage, publishTo } from '@waybill/core/outbox';
 import {
   ident,
@@ -39,6 +39,12 @@ export interface OutboxSetup<Tx> {
   /** Whether a publish wakes the relays of other processes. */
   readonly notify: boolean;
 }
+
+/**
+ * Milliseconds after which a statement of a relay counts as unanswered: its connection may have died without a word,
+ * while others keep the relay's lanes. Longer than any of them takes, because each is begun anew.
+ */
+export const answersWithin = 60_000;
 
 const commonOptions = ['client', 'table', 'codec', 'middleware'] as const;
 
@@ -101,13 +107,14 @@ class SqlOutbox<Tx> implements Outbox<Tx> {
       items.map(async ({ data, ...options }, at): Promise<PublishResult> => {
         try {
           const keep = async (message: EncodedMessage): Promise<Receipt> => {
-            checkStorable(message);
+            check(message, options.signal);
             return gathered.add(at, message);
           };
           return { ok: true, receipt: await publishTo(keep, topic, data, options, this.#encoding) };
         } catch (error) {
           if (WaybillError.is(error)) return { ok: false, error };
-          throw error;
+          // Of middleware. Thrown from here it would end the call while the others are still being written.
+          return { ok: false, error: new PublishError(String(error), { cause: error, outcome: 'unknown' }) };
         } finally {
           gathered.done(at);
         }
@@ -169,8 +176,7 @@ class SqlOutbox<Tx> implements Outbox<Tx> {
   }
 
   async #keep(runner: SqlRunner, message: EncodedMessage, signal: AbortSignal | undefined): Promise<Receipt> {
-    signal?.throwIfAborted();
-    checkStorable(message);
+    check(message, signal);
     await runner.run(this.#insertOne, valuesOf(message));
     this.#stir();
     return { id: message.id };
@@ -190,6 +196,16 @@ class SqlOutbox<Tx> implements Outbox<Tx> {
   #stir(): void {
     for (const relay of this.#relays) relay.stir();
   }
+}
+
+/** @throws InvalidMessageError for what cannot be kept, PublishError when the signal has aborted */
+function check(message: EncodedMessage, signal: AbortSignal | undefined): void {
+  checkStorable(message);
+  if (!signal?.aborted) return;
+  throw new PublishError(`message ${message.id} was cancelled by its signal before it was written`, {
+    outcome: 'not-sent',
+    cause: signal.reason,
+  });
 }
 
 /** Brings the messages of a batch together, however long each takes to be checked, and writes them in their order. */

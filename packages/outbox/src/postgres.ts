@@ -2,7 +2,7 @@ import type { SqlClient } from '@waybill/sql';
 import { type PgTx, pgClient, pgDatabase } from '@waybill/sql/postgres';
 import type { Pool } from 'pg';
 import { postgresStatements } from './dialects/postgres.ts';
-import { createOutbox } from './outbox.ts';
+import { answersWithin, createOutbox } from './outbox.ts';
 import type { Outbox, OutboxOptions } from './types.ts';
 
 export type { PgTx } from '@waybill/sql/postgres';
@@ -34,7 +34,7 @@ export function postgresOutbox<Tx>(
 export function postgresOutbox(pool: Pool, options: PostgresOutboxOptions<never> = {}): Outbox<never> {
   const { notify = true, ...others } = options;
   return createOutbox<never>({
-    database: pgDatabase(pool),
+    database: pgDatabase(pool, { timeout: answersWithin }),
     client: options.client ?? (pgClient() as SqlClient<never>),
     statements: postgresStatements,
     options: others,

@@ -60,6 +60,9 @@ function hasSome(headers: Readonly<Record<string, string>>): boolean {
   return false;
 }
 
+/** Bytes of a body above which a page leaves it out: 500 of them are what a relay may have in hand. */
+export const largeBody = 65_536;
+
 /** What a driver gives for a row. */
 export type RawRow = Readonly<Record<string, unknown>>;
 
@@ -81,6 +84,7 @@ export class Declarations {
   }
 }
 
+/** @throws SyntaxError for JSON that we have not written */
 export function messageOf(row: RawRow, declarations: Declarations): EncodedMessage {
   return {
     topic: declarations.get(row['topic'] as string, textOr(row['topic_options'], null)),
@@ -95,6 +99,11 @@ export function messageOf(row: RawRow, declarations: Declarations): EncodedMessa
     deliverAt: timeOr(row['deliver_at']),
     expiresAt: timeOr(row['expires_at']),
   };
+}
+
+/** What can be read of a row whose JSON is broken. */
+export function withoutJson(row: RawRow): RawRow {
+  return { ...row, topic_options: null, headers: null, broker_options: null };
 }
 
 const noHeaders: Readonly<Record<string, string>> = Object.freeze({});

@@ -17,6 +17,14 @@ export interface HeldLane {
   readonly fence: number;
 }
 
+export interface Heartbeat {
+  readonly lanes: readonly HeldLane[];
+  /** Relays that live, this one included. */
+  readonly living: number;
+  /** How many of them come before this one, by name. */
+  readonly earlier: number;
+}
+
 /** What becomes of a row whose send failed. */
 export interface Failure {
   readonly id: number;
@@ -34,14 +42,19 @@ export interface PageRequest {
   readonly lanes: readonly number[];
   /** Only rows after this id. */
   readonly after: number;
+  /** Only rows up to this id. */
+  readonly upTo: number;
   readonly limit: number;
+  /** Rows that the relay has already; among those after `after`. */
+  readonly idsLeftOut: readonly number[];
   readonly topicsLeftOut: readonly string[];
   readonly keysLeftOut: readonly (readonly [topic: string, key: string])[];
 }
 
 /**
  * What an outbox asks of its database: one object a dialect. All times are the database's own, so the clocks of the
- * processes do not matter. Every method is one statement, or one transaction of its own, and may be repeated.
+ * processes do not matter. Every method may be repeated. What relays do of themselves takes no transaction of several
+ * round trips: a machine that is gone in the middle of one would leave its locks, and all relays waiting for them.
  */
 export interface Statements {
   readonly migrations: readonly (readonly string[])[];
@@ -52,7 +65,11 @@ export interface Statements {
   readonly channel: string | undefined;
 
   /** Renews the relay and its lanes, and makes the relay known when it is new. */
-  heartbeat(db: SqlDatabase, relay: string, lease: number): Promise<{ lanes: HeldLane[]; living: number }>;
+  heartbeat(db: SqlDatabase, relay: string, lease: number): Promise<Heartbeat>;
+  /**
+   * Takes lanes that are nobody's. Makes them where they are missing: tests like to empty all tables, and what has no
+   * lane would never be sent.
+   */
   claim(db: SqlDatabase, relay: string, lease: number, count: number): Promise<number>;
   giveBack(db: SqlDatabase, relay: string, lanes: readonly number[]): Promise<void>;
   leave(db: SqlDatabase, relay: string): Promise<void>;
@@ -61,15 +78,24 @@ export interface Statements {
   /** Relays that have been silent for longer than this many milliseconds are forgotten. */
   forgetRelays(db: SqlDatabase, silence: number): Promise<void>;
 
-  /** Pending rows that are due, the oldest first, each with the `fence` of its lane; those held up by their key are left out. */
+  /**
+   * Pending rows that are due, the oldest first, each with the `fence` of its lane; those held up by their key are left
+   * out. `newest` is the last id of all rows that this statement could see, `size` the bytes of the body, which is NULL
+   * here when it has more than `largeBody`.
+   */
   page(db: SqlDatabase, request: PageRequest): Promise<readonly RawRow[]>;
-  /** Whoever holds the lane by now: that a message is with the broker stays true. */
-  markSent(db: SqlDatabase, ids: readonly number[], keep: boolean): Promise<void>;
+  /** `id` and `body` of those rows that are still there. */
+  bodies(db: SqlDatabase, ids: readonly number[]): Promise<readonly RawRow[]>;
+  /**
+   * Whoever holds the lane by now: that a message is with the broker stays true. Only what another relay has marked
+   * failed since stays as it is, and is sent once more: marked, it would free its key in the middle of that one's pass.
+   */
+  markSent(db: SqlDatabase, relay: string, ids: readonly number[], keep: boolean): Promise<void>;
   /** Only in lanes that are still the relay's. */
   markFailed(db: SqlDatabase, relay: string, failures: readonly Failure[]): Promise<void>;
   /**
-   * Deletes what was sent more than `age` milliseconds ago among the first `limit` rows after the id.
-   * Returns the last id it looked at; `undefined` when nothing behind it can be old enough.
+   * Deletes what was sent more than `age` milliseconds ago among the first `limit` rows after the id. Returns the last
+   * id it looked at; `undefined` when none of them is that old, so that nothing behind them can be.
    */
   sweep(db: SqlDatabase, after: number, age: number, limit: number): Promise<number | undefined>;
 

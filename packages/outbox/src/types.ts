@@ -37,7 +37,7 @@ export interface Outbox<Tx> {
    * the publish is now, too. Resolves when the row is written: what becomes of it is for the commit to say. A `signal`
    * counts until then.
    *
-   * @throws InvalidMessageError, ConfigError at the call; nothing is written
+   * @throws InvalidMessageError, ConfigError at the call; PublishError when its signal has aborted; nothing is written
    * @throws ConfigError when `tx` is not a transaction that is open, or the tables are missing
    */
   publish<T extends AnyTopic | string>(
@@ -47,8 +47,8 @@ export interface Outbox<Tx> {
     options?: PublishOptions,
   ): Promise<Receipt>;
   /**
-   * Writes many in as few statements as the database allows; a result each, in the order given. One that is invalid
-   * is left out and says so in its result.
+   * Writes many in as few statements as the database allows; a result each, in the order given. One that is invalid, or
+   * called off by its signal, is left out and says so in its result, as does one whose middleware throws.
    *
    * @throws what the database says: then none of them is written, and the transaction should be rolled back
    */
@@ -84,13 +84,13 @@ export interface Outbox<Tx> {
 
 export interface RelayOptions {
   /**
-   * Messages that are read and not yet with the broker, at most; and never more than about 32 MiB of them. Default:
+   * Messages that are read and not yet with the broker, at most; and no more than about 32 MiB of them. Default:
    * 2,000.
    */
   readonly maxInFlight?: number;
   /**
-   * How long the messages of a relay that fell silent wait until another one takes over; told by the database's clock.
-   * Default: 30 s, at least 1 s.
+   * After how long, and at most a third more, others take over from a relay that fell silent; told by the database's
+   * clock. Default: 30 s, at least 1 s.
    */
   readonly lease?: Duration;
   /** How long an idle relay waits between two looks at the table, where nothing wakes it. Default: 2 s. */

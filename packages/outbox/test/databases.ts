@@ -16,6 +16,7 @@ import { mysqlOutbox } from '../src/mysql.ts';
 import { createOutbox, type OutboxSetup } from '../src/outbox.ts';
 import { postgresOutbox } from '../src/postgres.ts';
 import { sqliteOutbox } from '../src/sqlite.ts';
+import type { Statements } from '../src/statements.ts';
 import type { Outbox, OutboxOptions } from '../src/types.ts';
 
 /** A transaction that a test has begun. */
@@ -37,9 +38,20 @@ export interface Rig {
   /** Something that has no transaction open. */
   outside(): Promise<unknown>;
   readonly pool: unknown;
-  /** Statements that came from this outbox, those in transactions included. */
-  counted(): { readonly outbox: Outbox<unknown>; count(): number };
+  /**
+   * An outbox whose statements are counted, those in transactions included.
+   *
+   * @param answered is waited for before an answer is handed on
+   */
+  watched(answered?: (text: string) => Promise<void>): Watched;
   close(): Promise<void>;
+}
+
+export interface Watched {
+  readonly outbox: Outbox<unknown>;
+  readonly database: SqlDatabase;
+  readonly statements: Statements;
+  count(): number;
 }
 
 /** A running database. */
@@ -60,34 +72,38 @@ let count = 0;
 const newTable = (): string => `outbox_${process.pid}_${++count}`;
 const suffixes = ['', '_lanes', '_relays'] as const;
 
-function countedOutbox(
-  database: SqlDatabase,
-  statements: OutboxSetup<unknown>['statements'],
+function watchedOutbox(
+  inner: SqlDatabase,
+  make: OutboxSetup<unknown>['statements'],
   table: string,
-): ReturnType<Rig['counted']> {
+  answered: (text: string) => Promise<void> = async () => {},
+): Watched {
   let count = 0;
-  const counting = (runner: SqlRunner): SqlRunner => ({
-    run(text, values) {
+  const watching = (runner: SqlRunner): SqlRunner => ({
+    async run(text, values) {
       count++;
-      return runner.run(text, values);
+      const result = await runner.run(text, values);
+      await answered(text);
+      return result;
     },
   });
-  const wrapped: SqlDatabase = {
-    ...counting(database),
-    dialect: database.dialect,
-    transaction: (work) => database.transaction((tx) => work(counting(tx))),
-    ...(database.listen !== undefined && { listen: database.listen }),
+  const database: SqlDatabase = {
+    ...watching(inner),
+    dialect: inner.dialect,
+    transaction: (work) => inner.transaction((tx) => work(watching(tx))),
+    ...(inner.listen !== undefined && { listen: inner.listen }),
   };
-  const client = { name: 'none', runner: () => database };
   const outbox = createOutbox({
-    database: wrapped,
-    client,
-    statements,
+    database,
+    client: { name: 'none', runner: () => inner },
+    statements: make,
     options: { table },
     optionNames: [],
     notify: true,
   });
-  return { outbox, count: () => count };
+  const tables = { outbox: table, lanes: `${table}_lanes`, relays: `${table}_relays` };
+  const statements = make({ ...tables, index: (of) => `${table}_${of}` }, undefined);
+  return { outbox, database, statements, count: () => count };
 }
 
 export async function startDatabase(name: DatabaseName): Promise<Server> {
@@ -120,10 +136,10 @@ function startSqlite(): Server {
         table,
         outbox: another(),
         another,
-        counted() {
+        watched(answered) {
           const database = sqliteDatabase(url);
           outboxes.push(database);
-          return countedOutbox(database, sqliteStatements, table);
+          return watchedOutbox(database, sqliteStatements, table, answered);
         },
         pool: {},
         async begin() {
@@ -174,7 +190,7 @@ async function startPostgres(): Promise<Server> {
         table,
         outbox: another(),
         another,
-        counted: () => countedOutbox(pgDatabase(pool), postgresStatements, table),
+        watched: (answered) => watchedOutbox(pgDatabase(pool), postgresStatements, table, answered),
         pool,
         async begin() {
           const one = await client();
@@ -214,7 +230,7 @@ async function startMysql(): Promise<Server> {
         table,
         outbox: another(),
         another,
-        counted: () => countedOutbox(mysqlDatabase(pool), mysqlStatements, table),
+        watched: (answered) => watchedOutbox(mysqlDatabase(pool), mysqlStatements, table, answered),
         pool,
         async begin() {
           const one = await pool.getConnection();

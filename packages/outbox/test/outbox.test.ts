@@ -120,6 +120,33 @@ describe.each(databaseNames)('outbox on %s', (name) => {
     expect(numbers()).toEqual(items.map((_, n) => n).filter((n) => n !== 3));
   });
 
+  it('has what middleware throws in its result, after all others are written', async () => {
+    const slow = rig.another({
+      middleware: [
+        async ({ data }, next) => {
+          if ((data as { n: number }).n === 0) throw new Error('not this one');
+          await new Promise((resolve) => setTimeout(resolve, 20));
+          return next();
+        },
+      ],
+    });
+    const { tx, commit } = await rig.begin();
+    const results = await slow.publishBatch(tx, 'orders', [{ data: { n: 0 } }, { data: { n: 1 } }]);
+    await commit();
+    expect(results).toMatchObject([{ ok: false, error: { code: 'PUBLISH' } }, { ok: true }]);
+    expect((await rig.outbox.status()).pending).toBe(1);
+  });
+
+  it('writes nothing that was called off', async () => {
+    const { tx, commit } = await rig.begin();
+    const signal = AbortSignal.abort();
+    await expect(rig.outbox.publish(tx, 'orders', {}, { signal })).rejects.toMatchObject({ code: 'PUBLISH' });
+    const results = await rig.outbox.publishBatch(tx, 'orders', [{ data: { n: 1 }, signal }, { data: { n: 2 } }]);
+    await commit();
+    expect(results).toMatchObject([{ ok: false, error: { code: 'PUBLISH', outcome: 'not-sent' } }, { ok: true }]);
+    expect((await rig.outbox.status()).pending).toBe(1);
+  });
+
   it('refuses bad input at the call, and writes nothing', async () => {
     const { tx, commit } = await rig.begin();
     const Strict = topic('strict', { schema: z.object({ n: z.number() }), ordered: true, key: (one) => String(one.n) });
@@ -155,6 +182,23 @@ describe.each(databaseNames)('outbox on %s', (name) => {
     await rollback();
     await expect(unmade.relay(broker.bus)).rejects.toThrow(/migrate\(\)/);
     await expect(unmade.status()).rejects.toMatchObject({ code: 'CONFIG' });
+  });
+
+  it('says so when the tables are gone under a relay, and goes on when they are back', async () => {
+    const one = await relay();
+    for (const suffix of ['', '_lanes', '_relays']) await rig.query(`DROP TABLE ${rig.table}${suffix}`);
+    await until(async () =>
+      expect(await one.stats()).toMatchObject({
+        state: 'recovering',
+        problem: expect.stringMatching(/migrate\(\)/),
+        backlog: undefined,
+      }),
+    );
+    await rig.query(`DELETE FROM waybill_schema_versions WHERE name = 'outbox ${rig.table}'`);
+    await rig.outbox.migrate();
+    await publish('orders', [{ n: 1, key: 'k' }]);
+    await until(() => expect(numbers()).toEqual([1]));
+    await until(() => expect(one.state).toBe('running'));
   });
 
   it('takes the tables of its own SQL for its own', async () => {
@@ -270,6 +314,37 @@ describe.each(databaseNames)('outbox on %s', (name) => {
     await ailing.bus.close();
   });
 
+  it('lets a message that never gets there hold back its own key only', async () => {
+    const ailing = await testBus({ publishTimeout: 100, stored: broker.stored });
+    ailing.fault = ({ key }) => (key === 'nowhere' ? away() : undefined);
+    await publish('orders', [
+      { n: 0, key: 'nowhere' },
+      { n: 1, key: 'nowhere' },
+    ]);
+    const one = await relay({}, ailing.bus);
+    await until(async () => expect((await one.stats()).problem).toMatch(/nobody answers|not confirmed/));
+    await publish('orders', [{ n: 2, key: 'a' }, { n: 3, key: 'b' }, { n: 4 }]);
+    await until(() => expect(numbers().sort()).toEqual([2, 3, 4]));
+    await publish('orders', [{ n: 5, key: 'a' }]);
+    await until(() => expect(numbers('a')).toEqual([2, 5]));
+    await until(async () => expect(await rig.outbox.status()).toMatchObject({ pending: 2, dead: 0 }));
+    await one.close();
+    await ailing.bus.close();
+  });
+
+  it('gives up on a row that cannot be read, and sends the others', async () => {
+    await publish('orders', [{ n: 0, key: 'k' }, { n: 1, key: 'k' }, { n: 2 }]);
+    const [row] = await rig.query(`SELECT min(id) AS id FROM ${rig.table}`);
+    await rig.query(`UPDATE ${rig.table} SET headers = '{' WHERE id = ${row?.['id']}`);
+    await relay();
+    await until(() => expect(numbers()).toEqual([2]));
+    await until(async () => expect(await rig.outbox.status()).toMatchObject({ dead: 1, pending: 1 }));
+    const { letters } = await rig.outbox.status();
+    expect(letters).toMatchObject([{ key: 'k', headers: {}, error: expect.stringContaining('cannot be read') }]);
+    expect(await rig.outbox.purge('all')).toBe(1);
+    await until(() => expect(numbers('k')).toEqual([1]));
+  });
+
   it('gives up at once on what no broker will ever take', async () => {
     broker.fault = (message) => {
       if (message.key !== 'large') return undefined;
@@ -285,6 +360,26 @@ describe.each(databaseNames)('outbox on %s', (name) => {
     await relay();
     await until(async () => expect(await rig.outbox.status()).toMatchObject({ dead: 1 }));
     expect((await rig.outbox.status()).letters[0]?.attempts).toBe(1);
+  });
+
+  it('has no more in hand than memory allows, and sends what is large all the same', async () => {
+    const gate = Promise.withResolvers<void>();
+    broker.gate = gate.promise;
+    const size = 1_000_000;
+    const bodies = Array.from({ length: 40 }, (_, at) => new Uint8Array(size).fill(at));
+    for (const [at, body] of bodies.entries()) {
+      const { tx, commit } = await rig.begin();
+      await rig.outbox.publish(tx, 'large', body, { key: `k${at % 40}`, id: String(at) });
+      await commit();
+    }
+    const one = await relay();
+    await until(async () => expect((await one.stats()).inFlight).toBe(33));
+    await publish('orders', [{ n: 1 }]);
+    gate.resolve();
+    await until(() => expect(broker.stored).toHaveLength(41), 30_000);
+    for (const { id, topic: of, message } of broker.stored) {
+      if (of === 'large') expect(Buffer.compare(message.body, bodies[Number(id)] ?? new Uint8Array())).toBe(0);
+    }
   });
 
   it('ends what is on its way when it is closed, and gives its share to the next', async () => {
@@ -307,6 +402,49 @@ describe.each(databaseNames)('outbox on %s', (name) => {
     await until(() => expect(numbers('k')).toEqual([0, 1]));
   });
 
+  it('sends nothing of a page that comes after it was closed', async () => {
+    const gate = Promise.withResolvers<void>();
+    let asked = false;
+    const { outbox } = rig.watched(async (text) => {
+      if (!/ORDER BY .*\bo\.id LIMIT/.test(text)) return;
+      asked = true;
+      await gate.promise;
+    });
+    await publish('orders', [{ n: 0, key: 'k' }, { n: 1 }]);
+    const one = await outbox.relay(broker.bus, quick);
+    await until(() => expect(asked).toBe(true));
+    const closed = one.close();
+    gate.resolve();
+    await closed;
+    expect(numbers()).toEqual([]);
+    const [row] = await rig.query(`SELECT count(*) AS held FROM ${rig.table}_lanes WHERE owner IS NOT NULL`);
+    expect(Number(row?.['held'])).toBe(0);
+  });
+
+  it('leaves what another relay has marked failed, when a mark comes late', async () => {
+    const { statements, database } = rig.watched();
+    const lanes = Array.from({ length: 64 }, (_, lane) => lane);
+    const lease = 60_000;
+    await publish('orders', [{ n: 0, key: 'k' }, { n: 1 }]);
+    for (const name of ['first', 'second']) {
+      await statements.heartbeat(database, name, lease);
+      expect(await statements.claim(database, name, lease, 64)).toBe(64);
+      if (name === 'first') await statements.giveBack(database, name, lanes);
+    }
+    const ids = (await rig.query(`SELECT id FROM ${rig.table} ORDER BY id`)).map(({ id }) => Number(id));
+    const failure = { id: ids[0] ?? 0, attempts: 1, after: 60_000, error: 'it\'s ü \\ "', dead: false, holds: false };
+    await statements.markFailed(database, 'first', [failure]);
+    expect(await rig.outbox.status()).toMatchObject({ pending: 2, retrying: 0 });
+    await statements.markFailed(database, 'second', [failure]);
+    expect(await rig.outbox.status()).toMatchObject({ pending: 2, retrying: 1 });
+    const [failed] = await rig.query(`SELECT last_error, attempts FROM ${rig.table} WHERE id = ${ids[0]}`);
+    expect(failed).toMatchObject({ last_error: failure.error, attempts: 1 });
+    await statements.markSent(database, 'first', ids, true);
+    expect(await rig.outbox.status()).toMatchObject({ pending: 1, retrying: 1 });
+    await statements.markSent(database, 'second', ids, true);
+    expect(await rig.outbox.status()).toMatchObject({ pending: 0 });
+  });
+
   it('ends when its bus is closed, and says so', async () => {
     const one = await relay();
     await broker.bus.close();
@@ -321,7 +459,7 @@ describe.each(databaseNames)('outbox on %s', (name) => {
     const third = await relay({ lease: '1s' });
     const shares = async (): Promise<number[]> =>
       (await Promise.all([first, second, third].map((one) => one.stats()))).map(({ lanes }) => lanes);
-    await until(async () => expect((await shares()).sort((a, b) => a - b)).toEqual([20, 22, 22]));
+    await until(async () => expect((await shares()).sort((a, b) => a - b)).toEqual([21, 21, 22]));
     await publish(
       'orders',
       Array.from({ length: 200 }, (_, n) => ({ n, key: `k${n % 20}` })),
@@ -330,6 +468,13 @@ describe.each(databaseNames)('outbox on %s', (name) => {
     for (let k = 0; k < 20; k++) expect(numbers(`k${k}`)).toEqual(numbers(`k${k}`).sort((a, b) => a - b));
     await third.close();
     await until(async () => expect((await first.stats()).lanes + (await second.stats()).lanes).toBe(64));
+  });
+
+  it('goes on when somebody has emptied all its tables', async () => {
+    await relay({ lease: '1s' });
+    for (const suffix of ['', '_lanes', '_relays']) await rig.query(`DELETE FROM ${rig.table}${suffix}`);
+    await publish('orders', [{ n: 1, key: 'k' }, { n: 2 }]);
+    await until(() => expect(numbers().sort()).toEqual([1, 2]));
   });
 
   it('cleans up what was sent, and keeps what was not', async () => {

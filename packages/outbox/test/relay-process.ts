@@ -1,4 +1,7 @@
-/** A relay in a process of its own, for tests that kill it. What its broker stores it appends to a file. */
+/**
+ * A relay in a process of its own, for tests that kill it or set its clock to another time. What its broker stores it
+ * appends to a file.
+ */
 import { appendFileSync } from 'node:fs';
 import { createPool } from 'mysql2/promise';
 import pg from 'pg';
@@ -7,7 +10,9 @@ import { postgresOutbox } from '../src/postgres.ts';
 import { sqliteOutbox } from '../src/sqlite.ts';
 import { type Stored, testBus } from './broker.ts';
 
-const [name, url = '', table = '', log = ''] = process.argv.slice(2);
+const [name, url = '', table = '', log = '', ahead = '0'] = process.argv.slice(2);
+const { now } = Date;
+Date.now = () => now() + Number(ahead);
 const outbox =
   name === 'sqlite'
     ? sqliteOutbox(url, { table })

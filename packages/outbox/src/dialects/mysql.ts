@@ -1,6 +1,7 @@
 import { backlogOf } from '../backlog.ts';
+import { heartbeatOf } from '../heartbeat.ts';
 import { laneCount } from '../lanes.ts';
-import { columns } from '../row.ts';
+import { columns, largeBody } from '../row.ts';
 import type { Statements, Tables } from '../statements.ts';
 
 /**
@@ -12,10 +13,13 @@ export function mysqlStatements({ outbox, lanes, relays, index }: Tables): State
   const text = (length: number): string => `varchar(${length}) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin`;
   const long = 'longtext CHARACTER SET utf8mb4 COLLATE utf8mb4_bin';
   const read = `o.id, o.lane, o.topic, o.topic_options, o.message_id, o.message_key, o.message_type, o.headers,
-    o.content_type, o.body, o.broker_options, o.attempts, o.published_at, o.deliver_at, o.expires_at`;
+    o.content_type, o.broker_options, o.attempts, o.published_at, o.deliver_at, o.expires_at`;
+  const sized = `length(o.body) AS size, CASE WHEN length(o.body) <= ${largeBody} THEN o.body END AS body`;
   // Whatever else InnoDB walks over it locks, and waits where somebody else's transaction is open.
   const byId = 'FORCE INDEX (PRIMARY)';
   const among = (column: string, numbers: readonly number[]): string => `${column} IN (${numbers.join(', ')})`;
+
+  const fillLanes = `INSERT IGNORE INTO ${lanes} (lane) VALUES ${Array.from({ length: laneCount }, (_, lane) => `(${lane})`).join(', ')}`;
 
   return {
     migrations: [
@@ -52,7 +56,7 @@ export function mysqlStatements({ outbox, lanes, relays, index }: Tables): State
   fence bigint NOT NULL DEFAULT 0,
   until bigint
 ) ENGINE=InnoDB`,
-        `INSERT IGNORE INTO ${lanes} (lane) VALUES ${Array.from({ length: laneCount }, (_, lane) => `(${lane})`).join(', ')}`,
+        fillLanes,
         `CREATE TABLE IF NOT EXISTS ${relays} (
   relay ${text(36)} NOT NULL PRIMARY KEY,
   until bigint NOT NULL
@@ -66,43 +70,28 @@ export function mysqlStatements({ outbox, lanes, relays, index }: Tables): State
       return `INSERT INTO ${outbox} (${columns.join(', ')}) VALUES ${new Array(rows).fill(row).join(', ')}`;
     },
 
-    heartbeat: (db, relay, lease) =>
-      db.transaction(async (tx) => {
-        await tx.run(
-          `INSERT INTO ${relays} (relay, until) VALUES (?, ${now} + ?) ON DUPLICATE KEY UPDATE until = ${now} + ?`,
-          [relay, lease, lease],
-        );
-        await tx.run(`UPDATE ${lanes} SET until = ${now} + ? WHERE owner = ?`, [lease, relay]);
-        const { rows } = await tx.run(
-          `SELECT lane, fence, NULL AS living FROM ${lanes} WHERE owner = ?
-          UNION ALL SELECT NULL, NULL, count(*) FROM ${relays} WHERE until > ${now}`,
-          [relay],
-        );
-        const living = rows.find((row) => row['living'] !== null);
-        return {
-          lanes: rows
-            .filter((row) => row['lane'] !== null)
-            .map((row) => ({ lane: Number(row['lane']), fence: Number(row['fence']) })),
-          living: Number(living?.['living'] ?? 1),
-        };
-      }),
-    claim: (db, relay, lease, count) =>
-      db.transaction(async (tx) => {
-        const free = await tx.run(
-          `SELECT lane FROM ${lanes} WHERE owner IS NULL OR until < ${now} ORDER BY lane LIMIT ? FOR UPDATE SKIP LOCKED`,
-          [count],
-        );
-        if (free.rows.length === 0) return 0;
-        const { affected } = await tx.run(
-          `UPDATE ${lanes} SET owner = ?, fence = fence + 1, until = ${now} + ?
-          WHERE ${among(
-            'lane',
-            free.rows.map((row) => Number(row['lane'])),
-          )}`,
-          [relay, lease],
-        );
-        return affected;
-      }),
+    async heartbeat(db, relay, lease) {
+      await db.run(
+        `INSERT INTO ${relays} (relay, until) VALUES (?, ${now} + ?) ON DUPLICATE KEY UPDATE until = ${now} + ?`,
+        [relay, lease, lease],
+      );
+      await db.run(`UPDATE ${lanes} SET until = ${now} + ? WHERE owner = ?`, [lease, relay]);
+      const { rows } = await db.run(
+        `SELECT lane, fence, NULL AS living, NULL AS earlier FROM ${lanes} WHERE owner = ?
+        UNION ALL SELECT NULL, NULL, count(*), count(CASE WHEN relay < ? THEN 1 END) FROM ${relays} WHERE until > ${now}`,
+        [relay, relay],
+      );
+      return heartbeatOf(rows);
+    },
+    async claim(db, relay, lease, count) {
+      await db.run(fillLanes);
+      const { affected } = await db.run(
+        `UPDATE ${lanes} SET owner = ?, fence = fence + 1, until = ${now} + ?
+        WHERE owner IS NULL OR until < ${now} ORDER BY lane LIMIT ?`,
+        [relay, lease, count],
+      );
+      return affected;
+    },
     async giveBack(db, relay, given) {
       await db.run(`UPDATE ${lanes} SET owner = NULL, until = NULL WHERE owner = ? AND ${among('lane', given)}`, [
         relay,
@@ -115,43 +104,51 @@ export function mysqlStatements({ outbox, lanes, relays, index }: Tables): State
       await db.run(`DELETE FROM ${relays} WHERE until < ${now} - ?`, [silence]);
     },
 
-    async page(db, { relay, lanes: held, after, limit, topicsLeftOut, keysLeftOut }) {
+    async page(db, { relay, lanes: held, after, upTo, limit, idsLeftOut, topicsLeftOut, keysLeftOut }) {
+      const ids = idsLeftOut.length === 0 ? '' : ` AND NOT (${among('o.id', idsLeftOut)})`;
       const topics =
         topicsLeftOut.length === 0 ? '' : ` AND o.topic NOT IN (${topicsLeftOut.map(() => '?').join(', ')})`;
       const keys = keysLeftOut.map(() => ' AND (o.message_key IS NULL OR o.topic <> ? OR o.message_key <> ?)').join('');
       const { rows } = await db.run(
-        `SELECT STRAIGHT_JOIN ${read}, o.next_attempt_at IS NOT NULL AS failed, l.fence
+        `SELECT STRAIGHT_JOIN ${read}, ${sized}, o.next_attempt_at IS NOT NULL AS failed, l.fence, (SELECT max(id) FROM ${outbox}) AS newest
         FROM ${outbox} o FORCE INDEX (${index('pending')}) JOIN ${lanes} l ON l.lane = o.lane AND l.owner = ?
-        WHERE o.pending = 1 AND o.id > ? AND ${among('o.lane', held)}
+        WHERE o.pending = 1 AND o.id > ? AND o.id <= ? AND ${among('o.lane', held)}
           AND (o.next_attempt_at IS NULL OR o.next_attempt_at <= ${now})
           AND (o.message_key IS NULL OR NOT EXISTS (
             SELECT 1 FROM ${outbox} f FORCE INDEX (${index('failed')})
-            WHERE f.failing = 1 AND f.topic = o.topic AND f.message_key = o.message_key AND f.id < o.id))${topics}${keys}
+            WHERE f.failing = 1 AND f.topic = o.topic AND f.message_key = o.message_key AND f.id < o.id))${ids}${topics}${keys}
         ORDER BY o.id LIMIT ?`,
-        [relay, after, ...topicsLeftOut, ...keysLeftOut.flat(), limit],
+        [relay, after, upTo, ...topicsLeftOut, ...keysLeftOut.flat(), limit],
       );
       return rows;
     },
-    async markSent(db, ids, keep) {
-      const those = `${among('id', ids)} AND sent_at IS NULL`;
+    async bodies(db, ids) {
+      return (await db.run(`SELECT id, body FROM ${outbox} WHERE ${among('id', ids)}`)).rows;
+    },
+    async markSent(db, relay, ids, keep) {
+      const those = `${among('o.id', ids)} AND o.sent_at IS NULL AND (o.next_attempt_at IS NULL
+        OR EXISTS (SELECT 1 FROM ${lanes} l WHERE l.lane = o.lane AND l.owner = ?))`;
       await db.run(
         keep
-          ? `UPDATE ${outbox} ${byId} SET sent_at = ${now}, dead_at = NULL, pending = NULL, failing = NULL WHERE ${those}`
+          ? `UPDATE ${outbox} o ${byId} SET o.sent_at = ${now}, o.dead_at = NULL, o.pending = NULL, o.failing = NULL WHERE ${those}`
           : `DELETE o FROM ${outbox} o ${byId} WHERE ${those}`,
+        [relay],
       );
     },
-    markFailed: (db, relay, failures) =>
-      db.transaction(async (tx) => {
-        for (const { id, attempts, after, error, dead, holds } of failures) {
-          await tx.run(
-            `UPDATE ${outbox} ${byId} SET attempts = ?, last_error = ?,
-              next_attempt_at = ${dead ? (holds ? now : 'NULL') : `${now} + ?`},
-              failing = ${dead && !holds ? 'NULL' : '1'}${dead ? `, dead_at = ${now}, pending = NULL` : ''}
-            WHERE id = ? AND pending = 1 AND EXISTS (SELECT 1 FROM ${lanes} l WHERE l.lane = ${outbox}.lane AND l.owner = ?)`,
-            [attempts, error, ...(dead ? [] : [Math.ceil(after)]), id, relay],
-          );
-        }
-      }),
+    async markFailed(db, relay, failures) {
+      const list = failures.map((failure) => ({ ...failure, dead: +failure.dead, holds: +failure.holds }));
+      await db.run(
+        `UPDATE JSON_TABLE(?, '$[*]' COLUMNS (id bigint PATH '$.id', attempts int PATH '$.attempts',
+            after double PATH '$.after', error ${long} PATH '$.error', dead tinyint PATH '$.dead',
+            holds tinyint PATH '$.holds')) f
+          STRAIGHT_JOIN ${outbox} o ${byId} ON o.id = f.id STRAIGHT_JOIN ${lanes} l ON l.lane = o.lane AND l.owner = ?
+        SET o.attempts = f.attempts, o.last_error = f.error, o.pending = IF(f.dead, NULL, 1),
+          o.failing = IF(f.dead AND NOT f.holds, NULL, 1), o.dead_at = IF(f.dead, ${now}, NULL),
+          o.next_attempt_at = IF(f.dead, IF(f.holds, ${now}, NULL), ${now} + CEIL(f.after))
+        WHERE o.pending = 1`,
+        [JSON.stringify(list), relay],
+      );
+    },
     async sweep(db, after, age, limit) {
       const { rows } = await db.run(
         `SELECT id, sent_at < ${now} - ? AS gone, published_at < ${now} - ? AS old FROM ${outbox}
@@ -160,7 +157,7 @@ export function mysqlStatements({ outbox, lanes, relays, index }: Tables): State
       );
       const gone = rows.filter((row) => Number(row['gone']) === 1).map((row) => Number(row['id']));
       if (gone.length > 0) await db.run(`DELETE o FROM ${outbox} o ${byId} WHERE ${among('o.id', gone)}`);
-      const more = rows.length === limit && rows.some((row) => Number(row['old']) === 1);
+      const more = rows.length === limit && (gone.length > 0 || rows.some((row) => Number(row['old']) === 1));
       return more ? Number(rows.at(-1)?.['id']) : undefined;
     },
 
@@ -174,7 +171,7 @@ export function mysqlStatements({ outbox, lanes, relays, index }: Tables): State
     },
     async dead(db, after, limit) {
       const { rows } = await db.run(
-        `SELECT ${read}, o.last_error, o.dead_at FROM ${outbox} o FORCE INDEX (${index('dead')})
+        `SELECT ${read}, o.body, o.last_error, o.dead_at FROM ${outbox} o FORCE INDEX (${index('dead')})
         WHERE o.dead_at IS NOT NULL AND o.id > ? ORDER BY o.id LIMIT ?`,
         [after, limit],
       );

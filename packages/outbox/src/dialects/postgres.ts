@@ -1,6 +1,7 @@
 import { backlogOf } from '../backlog.ts';
+import { heartbeatOf } from '../heartbeat.ts';
 import { laneCount } from '../lanes.ts';
-import { columns } from '../row.ts';
+import { columns, largeBody } from '../row.ts';
 import type { Statements, Tables } from '../statements.ts';
 
 /** PostgreSQL 14 and later. */
@@ -10,8 +11,11 @@ export function postgresStatements({ outbox, lanes, relays, index }: Tables, cha
   const ahead = (parameter: string): string => `now() + ${parameter}::float8 * interval '1 millisecond'`;
 
   const read = `o.id::float8 AS id, o.lane, o.topic, o.topic_options, o.message_id, o.message_key, o.message_type,
-    o.headers, o.content_type, o.body, o.broker_options, o.attempts, ${ms('o.published_at')} AS published_at,
+    o.headers, o.content_type, o.broker_options, o.attempts, ${ms('o.published_at')} AS published_at,
     ${ms('o.deliver_at')} AS deliver_at, ${ms('o.expires_at')} AS expires_at`;
+  const sized = `octet_length(o.body) AS size, CASE WHEN octet_length(o.body) <= ${largeBody} THEN o.body END AS body`;
+
+  const fillLanes = `INSERT INTO ${lanes} (lane) SELECT generate_series(0, ${laneCount - 1}) ON CONFLICT DO NOTHING`;
 
   return {
     migrations: [
@@ -48,7 +52,7 @@ export function postgresStatements({ outbox, lanes, relays, index }: Tables, cha
   fence bigint NOT NULL DEFAULT 0,
   until timestamptz
 )`,
-        `INSERT INTO ${lanes} (lane) SELECT generate_series(0, ${laneCount - 1}) ON CONFLICT DO NOTHING`,
+        fillLanes,
         `CREATE TABLE IF NOT EXISTS ${relays} (
   relay text PRIMARY KEY,
   until timestamptz NOT NULL,
@@ -80,20 +84,16 @@ export function postgresStatements({ outbox, lanes, relays, index }: Tables, cha
         ), mine AS (
           UPDATE ${lanes} SET until = ${ahead('$3')} WHERE owner = $4 RETURNING lane, fence
         )
-        SELECT lane, fence::float8 AS fence, NULL AS living FROM mine
+        SELECT lane, fence::float8 AS fence, NULL AS living, NULL AS earlier FROM mine
         UNION ALL
-        SELECT NULL, NULL, (SELECT count(*) FROM ${relays} WHERE until > now() AND relay <> $5) + 1`,
-        [relay, lease, lease, relay, relay],
+        SELECT NULL, NULL, count(*) + 1, count(*) FILTER (WHERE relay < $5) FROM ${relays}
+        WHERE until > now() AND relay <> $6`,
+        [relay, lease, lease, relay, relay, relay],
       );
-      const living = rows.find((row) => row['living'] !== null);
-      return {
-        lanes: rows
-          .filter((row) => row['lane'] !== null)
-          .map((row) => ({ lane: Number(row['lane']), fence: Number(row['fence']) })),
-        living: Number(living?.['living'] ?? 1),
-      };
+      return heartbeatOf(rows);
     },
     async claim(db, relay, lease, count) {
+      await db.run(fillLanes);
       const { affected } = await db.run(
         `UPDATE ${lanes} SET owner = $1, fence = fence + 1, until = ${ahead('$2')} WHERE lane IN (
           SELECT lane FROM ${lanes} WHERE owner IS NULL OR until < now() ORDER BY lane LIMIT $3 FOR UPDATE SKIP LOCKED)`,
@@ -117,9 +117,13 @@ export function postgresStatements({ outbox, lanes, relays, index }: Tables, cha
       await db.run(`DELETE FROM ${relays} WHERE until < ${ahead('-$1')}`, [silence]);
     },
 
-    async page(db, { relay, lanes: held, after, limit, topicsLeftOut, keysLeftOut }) {
-      const values: (string | number)[] = [relay, arrayOf(held), after];
+    async page(db, { relay, lanes: held, after, upTo, limit, idsLeftOut, topicsLeftOut, keysLeftOut }) {
+      const values: (string | number)[] = [relay, arrayOf(held), after, upTo];
       let leftOut = '';
+      if (idsLeftOut.length > 0) {
+        values.push(arrayOf(idsLeftOut));
+        leftOut += ` AND o.id <> ALL($${values.length}::bigint[])`;
+      }
       if (topicsLeftOut.length > 0) {
         values.push(JSON.stringify(topicsLeftOut));
         leftOut += ` AND o.topic NOT IN (SELECT json_array_elements_text($${values.length}::json))`;
@@ -131,9 +135,9 @@ export function postgresStatements({ outbox, lanes, relays, index }: Tables, cha
       values.push(limit);
       const { rows } = await db.run(
         // The lanes come last: joined earlier they tempt the planner to read and sort all that is pending.
-        `SELECT page.*, l.fence::float8 AS fence FROM (
-          SELECT ${read}, o.next_attempt_at IS NOT NULL AS failed FROM ${outbox} o
-          WHERE o.sent_at IS NULL AND o.dead_at IS NULL AND o.lane = ANY($2::smallint[]) AND o.id > $3::float8::bigint
+        `SELECT page.*, l.fence::float8 AS fence, (SELECT max(id)::float8 FROM ${outbox}) AS newest FROM (
+          SELECT ${read}, ${sized}, o.next_attempt_at IS NOT NULL AS failed FROM ${outbox} o
+          WHERE o.sent_at IS NULL AND o.dead_at IS NULL AND o.lane = ANY($2::smallint[]) AND o.id > $3::float8::bigint AND o.id <= $4::float8::bigint
             AND (o.next_attempt_at IS NULL OR o.next_attempt_at <= now())
             AND (o.message_key IS NULL OR NOT EXISTS (
               SELECT FROM ${outbox} f WHERE f.sent_at IS NULL AND f.next_attempt_at IS NOT NULL
@@ -144,13 +148,18 @@ export function postgresStatements({ outbox, lanes, relays, index }: Tables, cha
       );
       return rows;
     },
-    async markSent(db, ids, keep) {
-      const those = 'id = ANY($1::bigint[]) AND sent_at IS NULL';
+    async bodies(db, ids) {
+      const text = `SELECT id::float8 AS id, body FROM ${outbox} WHERE id = ANY($1::bigint[])`;
+      return (await db.run(text, [arrayOf(ids)])).rows;
+    },
+    async markSent(db, relay, ids, keep) {
+      const those = `o.id = ANY($1::bigint[]) AND o.sent_at IS NULL AND (o.next_attempt_at IS NULL
+        OR EXISTS (SELECT FROM ${lanes} l WHERE l.lane = o.lane AND l.owner = $2))`;
       await db.run(
         keep
-          ? `UPDATE ${outbox} SET sent_at = now(), dead_at = NULL WHERE ${those}`
-          : `DELETE FROM ${outbox} WHERE ${those}`,
-        [arrayOf(ids)],
+          ? `UPDATE ${outbox} o SET sent_at = now(), dead_at = NULL WHERE ${those}`
+          : `DELETE FROM ${outbox} o WHERE ${those}`,
+        [arrayOf(ids), relay],
       );
     },
     async markFailed(db, relay, failures) {
@@ -173,7 +182,7 @@ export function postgresStatements({ outbox, lanes, relays, index }: Tables, cha
           DELETE FROM ${outbox} WHERE id IN (SELECT id FROM page WHERE sent_at < ${ahead('-$3')})
         )
         SELECT max(id)::float8 AS last, count(*)::float8 AS seen,
-          coalesce(min(published_at) < ${ahead('-$4')}, false) AS old FROM page`,
+          coalesce(least(min(published_at), min(sent_at)) < ${ahead('-$4')}, false) AS old FROM page`,
         [after, limit, age, age],
       );
       const page = rows[0];
@@ -191,7 +200,7 @@ export function postgresStatements({ outbox, lanes, relays, index }: Tables, cha
     },
     async dead(db, after, limit) {
       const { rows } = await db.run(
-        `SELECT ${read}, o.last_error, ${ms('o.dead_at')} AS dead_at FROM ${outbox} o
+        `SELECT ${read}, o.body, o.last_error, ${ms('o.dead_at')} AS dead_at FROM ${outbox} o
         WHERE o.dead_at IS NOT NULL AND o.id > $1::float8::bigint ORDER BY o.id LIMIT $2`,
         [after, limit],
       );

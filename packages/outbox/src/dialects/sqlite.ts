@@ -1,14 +1,20 @@
 import { backlogOf } from '../backlog.ts';
+import { heartbeatOf } from '../heartbeat.ts';
 import { laneCount } from '../lanes.ts';
-import { columns } from '../row.ts';
+import { columns, largeBody } from '../row.ts';
 import type { Statements, Tables } from '../statements.ts';
 
 /** SQLite as Node has it. Times are integers: milliseconds since 1970. */
 export function sqliteStatements({ outbox, lanes, relays, index }: Tables): Statements {
   const now = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
   const read = `o.id, o.lane, o.topic, o.topic_options, o.message_id, o.message_key, o.message_type, o.headers,
-    o.content_type, o.body, o.broker_options, o.attempts, o.published_at, o.deliver_at, o.expires_at`;
+    o.content_type, o.broker_options, o.attempts, o.published_at, o.deliver_at, o.expires_at`;
+  const sized = `length(o.body) AS size, CASE WHEN length(o.body) <= ${largeBody} THEN o.body END AS body`;
   const listed = '(SELECT value FROM json_each(?))';
+
+  const fillLanes = `INSERT OR IGNORE INTO ${lanes} (lane) WITH RECURSIVE n(lane) AS (
+  SELECT 0 UNION ALL SELECT lane + 1 FROM n WHERE lane < ${laneCount - 1}
+) SELECT lane FROM n`;
 
   return {
     migrations: [
@@ -43,9 +49,7 @@ export function sqliteStatements({ outbox, lanes, relays, index }: Tables): Stat
   fence INTEGER NOT NULL DEFAULT 0,
   until INTEGER
 )`,
-        `INSERT OR IGNORE INTO ${lanes} (lane) WITH RECURSIVE n(lane) AS (
-  SELECT 0 UNION ALL SELECT lane + 1 FROM n WHERE lane < ${laneCount - 1}
-) SELECT lane FROM n`,
+        fillLanes,
         `CREATE TABLE IF NOT EXISTS ${relays} (
   relay TEXT PRIMARY KEY,
   until INTEGER NOT NULL
@@ -67,13 +71,15 @@ export function sqliteStatements({ outbox, lanes, relays, index }: Tables): Stat
           lease,
           relay,
         ]);
-        const { rows } = await tx.run(`SELECT count(*) AS living FROM ${relays} WHERE until > ${now}`);
-        return {
-          lanes: held.rows.map((row) => ({ lane: Number(row['lane']), fence: Number(row['fence']) })),
-          living: Number(rows[0]?.['living']),
-        };
+        const { rows } = await tx.run(
+          `SELECT NULL AS lane, count(*) AS living, count(*) FILTER (WHERE relay < ?) AS earlier FROM ${relays}
+          WHERE until > ${now}`,
+          [relay],
+        );
+        return heartbeatOf([...held.rows, ...rows]);
       }),
     async claim(db, relay, lease, count) {
+      await db.run(fillLanes);
       const { affected } = await db.run(
         `UPDATE ${lanes} SET owner = ?, fence = fence + 1, until = ${now} + ? WHERE lane IN (
           SELECT lane FROM ${lanes} WHERE owner IS NULL OR until < ${now} ORDER BY lane LIMIT ?)`,
@@ -94,33 +100,46 @@ export function sqliteStatements({ outbox, lanes, relays, index }: Tables): Stat
       await db.run(`DELETE FROM ${relays} WHERE until < ${now} - ?`, [silence]);
     },
 
-    async page(db, { relay, lanes: held, after, limit, topicsLeftOut, keysLeftOut }) {
+    async page(db, { relay, lanes: held, after, upTo, limit, idsLeftOut, topicsLeftOut, keysLeftOut }) {
       const leftOut = keysLeftOut
         .map(() => ' AND (o.message_key IS NULL OR o.topic <> ? OR o.message_key <> ?)')
         .join('');
       // Without the word on the index SQLite walks over all that was sent.
       const { rows } = await db.run(
-        `SELECT ${read}, o.next_attempt_at IS NOT NULL AS failed, l.fence
+        `SELECT ${read}, ${sized}, o.next_attempt_at IS NOT NULL AS failed, l.fence, (SELECT max(id) FROM ${outbox}) AS newest
         FROM ${outbox} o INDEXED BY ${index('pending')} CROSS JOIN ${lanes} l ON l.lane = o.lane AND l.owner = ?
-        WHERE o.sent_at IS NULL AND o.dead_at IS NULL AND o.lane IN ${listed} AND o.id > ?
+        WHERE o.sent_at IS NULL AND o.dead_at IS NULL AND o.lane IN ${listed} AND o.id > ? AND o.id <= ?
           AND (o.next_attempt_at IS NULL OR o.next_attempt_at <= ${now})
           AND (o.message_key IS NULL OR NOT EXISTS (
             SELECT 1 FROM ${outbox} f INDEXED BY ${index('failed')}
             WHERE f.sent_at IS NULL AND f.next_attempt_at IS NOT NULL
               AND f.topic = o.topic AND f.message_key = o.message_key AND f.id < o.id))
-          AND o.topic NOT IN ${listed}${leftOut}
+          AND o.id NOT IN ${listed} AND o.topic NOT IN ${listed}${leftOut}
         ORDER BY o.id LIMIT ?`,
-        [relay, JSON.stringify(held), after, JSON.stringify(topicsLeftOut), ...keysLeftOut.flat(), limit],
+        [
+          relay,
+          JSON.stringify(held),
+          after,
+          upTo,
+          JSON.stringify(idsLeftOut),
+          JSON.stringify(topicsLeftOut),
+          ...keysLeftOut.flat(),
+          limit,
+        ],
       );
       return rows;
     },
-    async markSent(db, ids, keep) {
-      const those = `id IN ${listed} AND sent_at IS NULL`;
+    async bodies(db, ids) {
+      return (await db.run(`SELECT id, body FROM ${outbox} WHERE id IN ${listed}`, [JSON.stringify(ids)])).rows;
+    },
+    async markSent(db, relay, ids, keep) {
+      const those = `id IN ${listed} AND sent_at IS NULL
+        AND (next_attempt_at IS NULL OR lane IN (SELECT lane FROM ${lanes} WHERE owner = ?))`;
       await db.run(
         keep
           ? `UPDATE ${outbox} SET sent_at = ${now}, dead_at = NULL WHERE ${those}`
           : `DELETE FROM ${outbox} WHERE ${those}`,
-        [JSON.stringify(ids)],
+        [JSON.stringify(ids), relay],
       );
     },
     async markFailed(db, relay, failures) {
@@ -139,8 +158,9 @@ export function sqliteStatements({ outbox, lanes, relays, index }: Tables): Stat
       db.transaction(async (tx) => {
         const page = `(SELECT id, sent_at, published_at FROM ${outbox} WHERE id > ? ORDER BY id LIMIT ?)`;
         const { rows } = await tx.run(
-          `SELECT max(id) AS last, count(*) AS seen, min(published_at) < ${now} - ? AS old FROM ${page}`,
-          [age, after, limit],
+          `SELECT max(id) AS last, count(*) AS seen,
+            min(published_at) < ${now} - ? OR coalesce(min(sent_at) < ${now} - ?, 0) AS old FROM ${page}`,
+          [age, age, after, limit],
         );
         const seen = rows[0];
         if (!Number(seen?.['old'])) return undefined;
@@ -162,7 +182,7 @@ export function sqliteStatements({ outbox, lanes, relays, index }: Tables): Stat
     },
     async dead(db, after, limit) {
       const { rows } = await db.run(
-        `SELECT ${read}, o.last_error, o.dead_at FROM ${outbox} o INDEXED BY ${index('dead')}
+        `SELECT ${read}, o.body, o.last_error, o.dead_at FROM ${outbox} o INDEXED BY ${index('dead')}
         WHERE o.dead_at IS NOT NULL AND o.id > ? ORDER BY o.id LIMIT ?`,
         [after, limit],
       );

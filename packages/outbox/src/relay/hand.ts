@@ -7,6 +7,8 @@ export interface Item {
   readonly lane: number;
   /** Let go once the broker has it. */
   message: EncodedMessage;
+  /** Why it cannot be sent at all. */
+  readonly fault: Error | undefined;
   readonly bytes: number;
   readonly attempts: number;
   /** It has failed before: the table itself holds back the later ones of its key until it is marked. */
@@ -65,6 +67,13 @@ export class Hand {
 
   has(id: number): boolean {
     return this.#items.has(id) || this.#left.has(id);
+  }
+
+  /** What a page after this one would show us once more. */
+  idsAfter(after: number): number[] {
+    const ids: number[] = [];
+    for (const id of this.#items.keys()) if (id > after) ids.push(id);
+    return ids;
   }
 
   countOf(lane: number): number {

@@ -13,66 +13,49 @@ export interface MarkerEvents {
   recovered(): void;
 }
 
+interface Failed {
+  readonly item: Item;
+  readonly failure: Failure;
+}
+
 /**
  * Writes down what became of messages. Load forms the batches: while one statement is under way, the next gathers. A
  * database that is away is asked again until it has it: only then is a message let go.
  */
 export class Marker {
   readonly #database: SqlDatabase;
-  readonly #statements: Statements;
-  readonly #relay: string;
-  readonly #keep: boolean;
   readonly #events: MarkerEvents;
   readonly #stop = new AbortController();
-  #sent: Item[] = [];
-  #failed: { readonly item: Item; readonly failure: Failure }[] = [];
-  #running = false;
+  readonly #sent: Batches<Item>;
+  /** By themselves, so that a failure that cannot be written down keeps no success from it. */
+  readonly #failed: Batches<Failed>;
 
   constructor(database: SqlDatabase, statements: Statements, relay: string, keep: boolean, events: MarkerEvents) {
     this.#database = database;
-    this.#statements = statements;
-    this.#relay = relay;
-    this.#keep = keep;
     this.#events = events;
+    const { signal } = this.#stop;
+    this.#sent = new Batches(signal, (items) => {
+      const ids = items.map(({ id }) => id);
+      return this.#write(items, 'sent', () => statements.markSent(database, relay, ids, keep));
+    });
+    this.#failed = new Batches(signal, (failed) => {
+      const failures = failed.map(({ failure }) => failure);
+      const items = failed.map(({ item }) => item);
+      return this.#write(items, 'failed', () => statements.markFailed(database, relay, failures));
+    });
   }
 
   sent(item: Item): void {
-    this.#sent.push(item);
-    this.#begin();
+    this.#sent.add(item);
   }
 
   failed(item: Item, failure: Failure): void {
-    this.#failed.push({ item, failure });
-    this.#begin();
+    this.#failed.add({ item, failure });
   }
 
   /** What is not written yet will be found pending. */
   stop(): void {
     this.#stop.abort();
-  }
-
-  #begin(): void {
-    if (this.#running) return;
-    this.#running = true;
-    // What ends in the same turn goes together.
-    queueMicrotask(() => void this.#run());
-  }
-
-  async #run(): Promise<void> {
-    while (this.#sent.length + this.#failed.length > 0 && !this.#stop.signal.aborted) {
-      const sent = this.#sent.splice(0, most);
-      if (sent.length > 0) {
-        const ids = sent.map(({ id }) => id);
-        await this.#write(sent, 'sent', () => this.#statements.markSent(this.#database, ids, this.#keep));
-      }
-      const failed = this.#failed.splice(0, most);
-      if (failed.length > 0) {
-        const failures = failed.map(({ failure }) => failure);
-        const items = failed.map(({ item }) => item);
-        await this.#write(items, 'failed', () => this.#statements.markFailed(this.#database, this.#relay, failures));
-      }
-    }
-    this.#running = false;
   }
 
   async #write(items: readonly Item[], as: 'sent' | 'failed', write: () => Promise<void>): Promise<void> {
@@ -87,5 +70,31 @@ export class Marker {
         await sleep(clock, backOff(tries, { initial: 50, max: 5_000 }), this.#stop.signal);
       }
     }
+  }
+}
+
+/** Gathers what comes while a batch is being written. */
+class Batches<T> {
+  readonly #stop: AbortSignal;
+  readonly #write: (batch: readonly T[]) => Promise<void>;
+  #waiting: T[] = [];
+  #running = false;
+
+  constructor(stop: AbortSignal, write: (batch: readonly T[]) => Promise<void>) {
+    this.#stop = stop;
+    this.#write = write;
+  }
+
+  add(one: T): void {
+    this.#waiting.push(one);
+    if (this.#running) return;
+    this.#running = true;
+    // What ends in the same turn goes together.
+    queueMicrotask(() => void this.#run());
+  }
+
+  async #run(): Promise<void> {
+    while (this.#waiting.length > 0 && !this.#stop.aborted) await this.#write(this.#waiting.splice(0, most));
+    this.#running = false;
   }
 }

@@ -1,9 +1,19 @@
 import { randomUUID } from 'node:crypto';
 import type { Bus, CloseOptions } from '@waybill/core';
-import { Alarm, backOff, ClosedError, ConfigError, systemClock as clock, duration, sleep } from '@waybill/core/adapter';
+import {
+  Alarm,
+  backOff,
+  ClosedError,
+  ConfigError,
+  systemClock as clock,
+  duration,
+  Heap,
+  InvalidMessageError,
+  sleep,
+} from '@waybill/core/adapter';
 import { send } from '@waybill/core/outbox';
 import type { SqlDatabase } from '@waybill/sql';
-import { Declarations, messageOf, type RawRow } from '../row.ts';
+import { Declarations, messageOf, type RawRow, withoutJson } from '../row.ts';
 import type { Statements } from '../statements.ts';
 import type { Relay, RelayState, RelayStats } from '../types.ts';
 import { Cancellation } from './cancellation.ts';
@@ -25,7 +35,7 @@ export interface RelaySetup {
 
 /** Rows of one read. */
 const pageSize = 500;
-/** Bytes of bodies in hand, as far as it can be told before they are read. */
+/** Bytes of bodies in hand; one that is larger goes alone. */
 const mostBytes = 33_554_432;
 /** Keys with more rows than we want in hand, that one pass names to the database to leave them out. */
 const mostKeysLeftOut = 50;
@@ -36,8 +46,9 @@ const longestPass = 1_000;
  * Sends what is in the table. It reads its lanes in passes, each from the oldest row on, so a row is found whenever its
  * transaction was committed. One message of a key is on its way at a time, the others of the key wait behind it.
  *
- * Order rests on two rules. A pass takes no row of a key of which an earlier row was left behind in the table (see
- * `KeyQueue.opensAt`), and the table itself keeps back what comes behind a row that has failed.
+ * Order rests on three rules. A pass takes no row of a key of which an earlier row was left behind in the table (see
+ * `KeyQueue.opensAt`). It takes no row that was written after it began, because an earlier one of its key may have been
+ * committed behind the first page's back. And the table itself keeps back what comes behind a row that has failed.
  */
 export class OutboxRelay implements Relay {
   readonly closed: Promise<void>;
@@ -53,7 +64,7 @@ export class OutboxRelay implements Relay {
   readonly #upkeep: Upkeep;
   /** For rows that are due again, and topics to be tried. */
   readonly #alarm: Alarm;
-  readonly #due: number[] = [];
+  readonly #due = new Heap<number>((a, b) => a < b);
   readonly #ended: PromiseWithResolvers<void>;
   #listening: AsyncDisposable | undefined;
   #resting = false;
@@ -62,12 +73,14 @@ export class OutboxRelay implements Relay {
   #pass = 0;
   /** The pass that is under way is to be broken off and begun anew. */
   #anew = false;
+  /** The last pass came to the end of the table. */
+  #whole = true;
   #reading: Promise<void> = Promise.resolve();
   #roomMade: (() => void) | undefined;
   #emptied: (() => void) | undefined;
   readonly #shed = new Set<number>();
-  /** Of the bodies that were read last; carefully many before anything was read. */
-  #averageBytes = 65_536;
+  /** Of the bodies that were read last, so that no more is asked for than fits. */
+  #averageBytes = 1_024;
   #inFlight = 0;
   #sent = 0;
   #failed = 0;
@@ -86,13 +99,11 @@ export class OutboxRelay implements Relay {
     const trouble = (error: unknown): void => this.#trouble(error);
     const recovered = (): void => this.#recovered();
     this.#share = new Share(this.#relay, database, statements, settings.lease, {
-      gained: () => this.#passAnew(),
+      gained: () => this.#gained(),
       lost: (lanes) => this.#abandon(new Set(lanes)),
       shed: (lanes) => this.#letGo(lanes),
       expired: () => this.#expired(),
-      renewed: () => {
-        for (const lane of [...this.#shed]) this.#giveBackIfEmpty(lane);
-      },
+      renewed: () => this.#giveBackEmpty(),
       recovered,
       trouble,
     });
@@ -206,26 +217,32 @@ export class OutboxRelay implements Relay {
     const began = clock.monotonic();
     this.#anew = false;
     this.#hand.open(pass);
-    const topicsLeftOut = this.#weather.begin(pass);
+    const topicsLeftOut = this.#weather.begin(pass, this.#whole);
+    this.#whole = false;
     // Lanes that are gained during the pass wait for the next one, which sees all of their rows in order.
     const lanes = [...this.#share.held.keys()];
     const keysLeftOut: (readonly [string, string])[] = [];
     let found = 0;
-    for (let after = 0; lanes.length > 0; ) {
+    for (let after = 0, upTo = Number.MAX_SAFE_INTEGER; lanes.length > 0; ) {
       const limit = await this.#room();
       if (limit === 0) return found;
       this.#hand.forgetLeft();
       const asked = clock.monotonic();
-      const rows = await statements.page(database, {
+      const page = await statements.page(database, {
         relay: this.#relay,
         lanes,
         after,
+        upTo,
         limit,
+        idsLeftOut: this.#hand.idsAfter(after),
         topicsLeftOut,
         keysLeftOut,
       });
+      const rows = await this.#withBodies(page);
       const now = clock.monotonic();
       this.#poller.took(now - asked);
+      // What is taken now would be sent and, with the marker stopped, sent again by the next relay.
+      if (this.#state !== 'running') return found;
       // Lanes have come, gone or changed since this was asked: rows of them may have been left behind.
       if (this.#anew || !this.#share.alive) {
         this.#poller.wake();
@@ -234,14 +251,31 @@ export class OutboxRelay implements Relay {
       if (rows.length > 0) this.#averageBytes = Math.max(64, averageBytes(rows));
       for (const row of rows) if (this.#accept(row, pass, keysLeftOut)) found++;
       const last = rows.at(-1);
-      if (rows.length < limit || last === undefined) return found;
+      if (last === undefined || (page.length < limit && rows.length === page.length)) break;
+      upTo = Math.min(upTo, Number(last['newest']));
       after = Number(last['id']);
       if (now - began > longestPass) {
         this.#poller.wake();
         return found;
       }
     }
+    this.#whole = true;
     return found;
+  }
+
+  /** Of a page as many rows as there is memory for, at least one, and with the bodies that it has left out. */
+  async #withBodies(page: readonly RawRow[]): Promise<readonly RawRow[]> {
+    let count = 0;
+    for (let left = mostBytes - this.#hand.bytes; count < page.length; count++) {
+      left -= Number(page[count]?.['size']);
+      if (left < 0 && count > 0) break;
+    }
+    const rows = page.slice(0, count);
+    const large = rows.filter(({ body }) => body === null).map(({ id }) => Number(id));
+    if (large.length === 0) return rows;
+    const found = await this.#setup.statements.bodies(this.#setup.database, large);
+    const bodies = new Map(found.map(({ id, body }) => [Number(id), body]));
+    return rows.map((row) => (row['body'] === null ? { ...row, body: bodies.get(Number(row['id'])) } : row));
   }
 
   /** How many rows may be read. Waits until it is worth while; 0 when reading is over. */
@@ -266,7 +300,8 @@ export class OutboxRelay implements Relay {
   #accept(row: RawRow, pass: number, keysLeftOut: (readonly [string, string])[]): boolean {
     const id = Number(row['id']);
     const lane = Number(row['lane']);
-    if (this.#hand.has(id)) return false;
+    // Somebody else has sent or purged it while its body was being read.
+    if (this.#hand.has(id) || row['body'] === undefined) return false;
     const fence = this.#share.held.get(lane);
     if (fence === undefined || fence !== Number(row['fence'])) {
       // Somebody else's by now, or its dead rows were purged: the next heartbeat says which.
@@ -277,13 +312,14 @@ export class OutboxRelay implements Relay {
     const key = row['message_key'];
     const queue = typeof key === 'string' ? this.#hand.queueOf(topic, key) : undefined;
     if (queue !== undefined && !this.#opens(queue, pass, keysLeftOut)) return false;
-    if (!this.#weather.admits(topic, pass)) return false;
+    if (!this.#weather.admits(topic, pass, queue?.busy === true)) return false;
     const failed = Boolean(row['failed']);
-    const message = messageOf(row, this.#declarations);
+    const { message, fault } = this.#messageOf(row);
     const item: Item = {
       id,
       lane,
       message,
+      fault,
       bytes: message.body.byteLength,
       attempts: Number(row['attempts']),
       failed,
@@ -297,6 +333,16 @@ export class OutboxRelay implements Relay {
       else this.#send(item);
     }
     return true;
+  }
+
+  /** What cannot be read is given up on as what no broker takes: it must not keep all others. */
+  #messageOf(row: RawRow): Pick<Item, 'message' | 'fault'> {
+    try {
+      return { message: messageOf(row, this.#declarations), fault: undefined };
+    } catch (cause) {
+      const fault = new InvalidMessageError('row', `cannot be read: ${textOf(cause)}`, { cause });
+      return { message: messageOf(withoutJson(row), this.#declarations), fault };
+    }
   }
 
   #opens(queue: KeyQueue, pass: number, keysLeftOut: (readonly [string, string])[]): boolean {
@@ -315,7 +361,9 @@ export class OutboxRelay implements Relay {
     this.#inFlight++;
     const lot = this.#cancellation.take();
     const { signal } = lot.controller;
-    send(this.#setup.bus, item.message, { signal }).then(
+    const sent =
+      item.fault === undefined ? send(this.#setup.bus, item.message, { signal }) : Promise.reject(item.fault);
+    sent.then(
       () => {
         this.#cancellation.done(lot);
         this.#inFlight--;
@@ -359,7 +407,7 @@ export class OutboxRelay implements Relay {
         this.#hand.drop(queue, this.#pass + 1);
       }
       this.#hand.remove(item);
-      this.#freed(item);
+      this.#giveBackEmpty();
       if (refusal === 'away') this.#away(item.message.topic.name, textOf(error));
       this.#madeRoom();
       if (refusal === 'closed') this.#fail(error);
@@ -401,7 +449,6 @@ export class OutboxRelay implements Relay {
     let again = false;
     for (const item of items) {
       this.#hand.remove(item);
-      this.#freed(item);
       const { queue } = item;
       // It was this message that kept its key shut; from now on the table tells what may go of it.
       if (queue !== undefined && (as === 'failed' || item.failed)) {
@@ -410,15 +457,22 @@ export class OutboxRelay implements Relay {
       }
     }
     if (again) this.#poller.wake();
+    this.#giveBackEmpty();
     this.#madeRoom();
   }
 
   // Lanes
 
+  #gained(): void {
+    // One that we had let go of may have come back, after it was somebody else's.
+    for (const lane of this.#shed) if (this.#share.held.has(lane)) this.#shed.delete(lane);
+    this.#passAnew();
+  }
+
   #letGo(lanes: readonly number[]): void {
     for (const lane of lanes) this.#shed.add(lane);
     this.#abandon(this.#shed);
-    for (const lane of lanes) this.#giveBackIfEmpty(lane);
+    this.#giveBackEmpty();
   }
 
   /** Lets go of what waits: it is somebody else's, or has to be read anew. */
@@ -434,16 +488,14 @@ export class OutboxRelay implements Relay {
     this.#madeRoom();
   }
 
-  /** A row of it has left our hands. */
-  #freed(item: Item): void {
-    if (this.#shed.has(item.lane)) this.#giveBackIfEmpty(item.lane);
-  }
-
-  #giveBackIfEmpty(lane: number): void {
-    if (this.#hand.countOf(lane) > 0) return;
-    this.#shed.delete(lane);
-    this.#share.giveBack([lane]).catch((error: unknown) => {
-      this.#shed.add(lane);
+  /** Of the lanes that we let go of those of which nothing is in hand any more. */
+  #giveBackEmpty(): void {
+    if (this.#shed.size === 0) return;
+    const empty = [...this.#shed].filter((lane) => this.#hand.countOf(lane) === 0);
+    if (empty.length === 0) return;
+    for (const lane of empty) this.#shed.delete(lane);
+    this.#share.giveBack(empty).catch((error: unknown) => {
+      for (const lane of empty) this.#shed.add(lane);
       this.#trouble(error);
     });
   }
@@ -462,15 +514,15 @@ export class OutboxRelay implements Relay {
   }
 
   #ringAt(time: number): void {
-    if (this.#due.length < 10_000) this.#due.push(time);
+    // What is not in it is found by the next look that nothing wakes.
+    if (this.#due.size < 10_000) this.#due.push(time);
     this.#alarm.at(time);
   }
 
   #ring(): void {
     const now = clock.monotonic();
-    const later = this.#due.filter((time) => time > now);
-    this.#due.length = 0;
-    for (const time of later) this.#ringAt(time);
+    while ((this.#due.peek() ?? shut) <= now) this.#due.pop();
+    this.#alarm.at(this.#due.peek() ?? shut);
     this.#poller.wake();
   }
 
@@ -547,7 +599,7 @@ export class OutboxRelay implements Relay {
 
 function averageBytes(rows: readonly RawRow[]): number {
   let bytes = 0;
-  for (const row of rows) bytes += (row['body'] as Uint8Array).byteLength;
+  for (const row of rows) bytes += Number(row['size']);
   return bytes / rows.length;
 }
 

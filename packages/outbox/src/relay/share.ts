@@ -41,7 +41,7 @@ export class Share {
   readonly #expiry = new Alarm(clock, () => this.#expire());
   #wake = new AbortController();
   #leaseUntil = 0;
-  #living = 1;
+  #part = laneCount;
   #beating: Promise<void> = Promise.resolve();
 
   constructor(relay: string, database: SqlDatabase, statements: Statements, lease: number, events: ShareEvents) {
@@ -85,8 +85,8 @@ export class Share {
   async #keepBeating(): Promise<void> {
     for (let failures = 0; !this.#stop.signal.aborted; ) {
       const usual = this.#lease / beatsPerLease;
-      // With fewer than its part a relay waits for others to let go.
-      const eager = this.held.size + this.#shedding.size < Math.floor(laneCount / this.#living);
+      // With fewer than its part a relay waits for others to let go. An answer may also come when the lease is over.
+      const eager = this.held.size + this.#shedding.size < this.#part || !this.alive;
       const wait =
         failures > 0 ? backOff(failures, { initial: 100, max: usual / 2 }) : eager ? Math.min(usual, eagerness) : usual;
       await sleep(clock, wait, this.#wake.signal);
@@ -105,7 +105,7 @@ export class Share {
 
   async #beat(): Promise<void> {
     await this.#renew();
-    const part = Math.ceil(laneCount / this.#living);
+    const part = this.#part;
     const all = this.held.size + this.#shedding.size;
     if (all < part && !this.#stop.signal.aborted) {
       const claimed = await this.#statements.claim(this.#database, this.relay, this.#lease, part - all);
@@ -123,8 +123,8 @@ export class Share {
 
   async #renew(): Promise<void> {
     const began = clock.monotonic();
-    const { lanes, living } = await this.#statements.heartbeat(this.#database, this.relay, this.#lease);
-    this.#living = Math.max(1, living);
+    const { lanes, living, earlier } = await this.#statements.heartbeat(this.#database, this.relay, this.#lease);
+    this.#part = partOf(living, earlier);
     this.#leaseUntil = began + this.#lease;
     this.#expiry.off();
     this.#expiry.at(this.#leaseUntil);
@@ -151,4 +151,9 @@ export class Share {
   #expire(): void {
     if (!this.alive) this.#events.expired();
   }
+}
+
+/** All parts together are all lanes: once everybody has theirs, nobody looks for more. */
+function partOf(living: number, earlier: number): number {
+  return Math.floor(laneCount / living) + (earlier < laneCount % living ? 1 : 0);
 }

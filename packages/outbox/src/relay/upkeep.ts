@@ -24,6 +24,7 @@ export class Upkeep {
   readonly #setup: UpkeepSetup;
   readonly #stop = new AbortController();
   #running: Promise<unknown> = Promise.resolve();
+  #swept = false;
 
   constructor(setup: UpkeepSetup) {
     this.#setup = setup;
@@ -55,9 +56,11 @@ export class Upkeep {
     const { database, statements, keepSent, lease, chosen } = this.#setup;
     if (!chosen()) return;
     await statements.forgetRelays(database, 10 * lease);
-    if (keepSent === 0) return;
+    // Where nothing is kept, only an earlier setting may have left something.
+    if (keepSent === 0 && this.#swept) return;
     for (let after: number | undefined = 0; after !== undefined && !this.#stop.signal.aborted; ) {
       after = await statements.sweep(database, after, keepSent, batch);
     }
+    this.#swept = true;
   }
 }
