@@ -4,7 +4,7 @@ import { defineConfig } from 'vitest/config';
 export default defineConfig({
   test: {
     include: ['packages/*/test/**/*.test.ts', 'adapters/*/test/**/*.test.ts', 'conformance-tests/test/brokers.test.ts'],
-    // Two cores are enough for all of it, and timers stay honest.
-    maxWorkers: 2,
+    // They wait for databases and brokers more than they work; timers stay honest.
+    maxWorkers: 3,
   },
 });

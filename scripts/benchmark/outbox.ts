@@ -1,0 +1,157 @@
+import { setTimeout as wait } from 'node:timers/promises';
+import type pg from 'pg';
+import type { Bus } from '../../packages/core/dist/index.js';
+import { type PgTx, postgresOutbox } from '../../packages/outbox/dist/postgres.js';
+import type { Outbox, Relay } from '../../packages/outbox/dist/types.js';
+import { type Figure, figure, rate } from './measure.ts';
+import { inTransaction, type Place } from './place.ts';
+
+const TOPIC = 'benchmark.outbox';
+const TABLE = 'waybill_outbox';
+const data = { orderId: 'o-123456', total: 42, note: 'x'.repeat(150) };
+
+/** The same row, as whoever inserts any message has to: all columns. */
+const PLAIN_INSERT = `INSERT INTO ${TABLE}
+  (lane, topic, topic_options, message_id, message_key, message_type, headers, content_type, body, broker_options,
+   published_at, deliver_at, expires_at)
+  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`;
+
+/** Messages a second that a relay sends, to those that the same bus publishes when it is called directly. */
+export async function relayToDirect(place: Place, bus: Bus, broker: string, rows: number): Promise<Figure> {
+  const outbox = await emptyOutbox(place.pool);
+  await bus.provision([{ topic: TOPIC, groups: ['benchmark'] }]);
+  const direct = (): Promise<number> =>
+    rate(rows, () => Promise.all(Array.from({ length: rows }, () => bus.publish(TOPIC, data))));
+  const relayed = async (): Promise<number> => {
+    await fill(place.pool, outbox, rows);
+    return rate(rows, () => relayAll(place.pool, outbox, bus));
+  };
+  await direct();
+  await relayed();
+  const ratios: number[] = [];
+  for (let round = 0; round < place.rounds; round++) {
+    // Each with the same weather before and after it.
+    const before = await direct();
+    const between = await relayed();
+    ratios.push(between / ((before + (await direct())) / 2));
+  }
+  await bus.removeGroup(TOPIC, 'benchmark');
+  return figure(`relay to direct publishing, ${broker}`, ratios, { atLeast: 0.5 });
+}
+
+/** What `outbox.publish` costs within a transaction, to an insert of the same row. */
+export async function publishToInsert({ pool, rounds }: Place): Promise<Figure> {
+  const outbox = await emptyOutbox(pool);
+  const body = Buffer.from(JSON.stringify(data));
+  const plain = (tx: PgTx, at: number): Promise<unknown> => {
+    const [id, key, type] = [crypto.randomUUID(), `k${at % 100}`, 'application/json'];
+    const values = [at % 64, TOPIC, null, id, key, null, null, type, body, null, new Date(), null, null];
+    return tx.query(PLAIN_INSERT, values);
+  };
+  const published = (tx: PgTx, at: number): Promise<unknown> =>
+    outbox.publish(tx, TOPIC, data, { key: `k${at % 100}` });
+  const perSecond = (one: typeof plain): Promise<number> =>
+    inTransaction(pool, (tx) =>
+      rate(500, async () => {
+        for (let at = 0; at < 500; at++) await one(tx, at);
+      }),
+    );
+  await perSecond(plain);
+  await perSecond(published);
+  const ratios: number[] = [];
+  for (let round = 0; round < rounds * 5; round++) {
+    const before = await perSecond(plain);
+    const between = await perSecond(published);
+    ratios.push((before + (await perSecond(plain))) / 2 / between);
+    await pool.query(`TRUNCATE ${TABLE}`);
+  }
+  return figure('outbox.publish to a plain insert', ratios, { atMost: 1.3 });
+}
+
+/** What a relay asks of the database while there is nothing to send. */
+export async function idleStatements({ pool }: Place, bus: Bus): Promise<Figure> {
+  const outbox = await emptyOutbox(pool);
+  const relay = await outbox.relay(bus);
+  const asked = async (): Promise<number> => {
+    // The server counts a session's transactions when the session rests.
+    await wait(2_000);
+    const { rows } = await pool.query<{ count: string }>(
+      'SELECT xact_commit + xact_rollback AS count FROM pg_stat_database WHERE datname = current_database()',
+    );
+    return Number(rows[0]?.count);
+  };
+  const seconds = 20;
+  const before = await asked();
+  const started = performance.now();
+  await wait(seconds * 1_000);
+  // Its own question is one of them.
+  const perSecond = ((await asked()) - before - 1) / ((performance.now() - started) / 1_000);
+  await relay.close();
+  return figure('statements of an idle relay', [perSecond], { atMost: 1 }, 'statements/s');
+}
+
+/** Relaying from a table in which a million sent rows are, to relaying from one that is empty. */
+export async function fullToEmpty({ pool, rounds }: Place, bus: Bus, rows: number): Promise<Figure> {
+  const outbox = await emptyOutbox(pool);
+  await bus.provision([{ topic: TOPIC, groups: ['benchmark'] }]);
+  const relayed = async (): Promise<number> => {
+    await fill(pool, outbox, rows);
+    return rate(rows, () => relayAll(pool, outbox, bus));
+  };
+  const several = async (): Promise<number[]> => {
+    const rates: number[] = [];
+    for (let round = 0; round < rounds; round++) rates.push(await relayed());
+    return rates;
+  };
+  await relayed();
+  const empty = await several();
+  await pool.query(
+    `INSERT INTO ${TABLE} (lane, topic, message_id, content_type, body, published_at, sent_at)
+     SELECT i % 64, $1, i::text, 'application/json', $2, now(), now() FROM generate_series(1, 1000000) i`,
+    [TOPIC, Buffer.from(JSON.stringify(data))],
+  );
+  await pool.query(`VACUUM ANALYZE ${TABLE}`);
+  const full = await several();
+  await pool.query(`TRUNCATE ${TABLE}`);
+  await bus.removeGroup(TOPIC, 'benchmark');
+  return figure(
+    'a table with a million sent rows to an empty one',
+    full.map((value, at) => value / (empty[at] ?? Number.NaN)),
+    { atLeast: 0.9 },
+  );
+}
+
+async function emptyOutbox(pool: pg.Pool): Promise<Outbox<PgTx>> {
+  const outbox = postgresOutbox(pool);
+  await outbox.migrate();
+  await pool.query(`TRUNCATE ${TABLE}`);
+  return outbox;
+}
+
+async function fill(pool: pg.Pool, outbox: Outbox<PgTx>, rows: number): Promise<void> {
+  await inTransaction(pool, async (tx) => {
+    for (let from = 0; from < rows; from += 1_000) {
+      const count = Math.min(1_000, rows - from);
+      await outbox.publishBatch(
+        tx,
+        TOPIC,
+        Array.from({ length: count }, () => ({ data })),
+      );
+    }
+  });
+  await pool.query(`VACUUM ANALYZE ${TABLE}`);
+}
+
+/** A relay that comes, sends all there is, and is done when it is marked. */
+async function relayAll(pool: pg.Pool, outbox: Outbox<PgTx>, bus: Bus): Promise<void> {
+  const relay: Relay = await outbox.relay(bus);
+  for (;;) {
+    // As the relay's own question does, it goes by the index of what is pending.
+    const { rows } = await pool.query(
+      `SELECT FROM ${TABLE} WHERE sent_at IS NULL AND dead_at IS NULL ORDER BY dead_at, id LIMIT 1`,
+    );
+    if (rows.length === 0) break;
+    await wait(20);
+  }
+  await relay.close();
+}
