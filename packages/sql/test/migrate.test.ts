@@ -11,6 +11,7 @@ import { mariadb, postgres, temporaryFile } from './databases.ts';
 
 interface Place {
   readonly database: SqlDatabase;
+  readonly url: string;
   stop(): Promise<void>;
 }
 
@@ -18,18 +19,19 @@ const places: Readonly<Record<string, () => Promise<Place>>> = {
   postgres: async () => {
     const broker = await postgres();
     const pool = new pg.Pool({ connectionString: broker.url });
-    return { database: pgDatabase(pool), stop: () => pool.end().then(() => broker.stop()) };
+    return { database: pgDatabase(pool), url: broker.url, stop: () => pool.end().then(() => broker.stop()) };
   },
   mysql: async () => {
     const broker = await mariadb();
     const pool = createPool(broker.url);
-    return { database: mysqlDatabase(pool), stop: () => pool.end().then(() => broker.stop()) };
+    return { database: mysqlDatabase(pool), url: broker.url, stop: () => pool.end().then(() => broker.stop()) };
   },
   sqlite: async () => {
     const file = temporaryFile();
     const database = sqliteDatabase(file.path);
     return {
       database,
+      url: file.path,
       stop: async () => {
         database.close();
         file.remove();
@@ -102,8 +104,7 @@ describe.each(Object.entries(places))('migrations on %s', (dialect, start) => {
   it.runIf(dialect !== 'sqlite')('say who could do it when the role may not', async () => {
     const role = `r_${randomUUID().slice(0, 8)}`;
     const { database } = place;
-    const broker = await (dialect === 'postgres' ? postgres() : mariadb());
-    const url = Object.assign(new URL(broker.url), { username: role, password: 'secret' }).href;
+    const url = Object.assign(new URL(place.url), { username: role, password: 'secret' }).href;
     if (dialect === 'postgres') {
       await database.run('CREATE SCHEMA IF NOT EXISTS closed');
       await database.run(`CREATE ROLE ${role} LOGIN PASSWORD 'secret'`);
@@ -122,7 +123,6 @@ describe.each(Object.entries(places))('migrations on %s', (dialect, start) => {
     } finally {
       await pool.end();
       await database.run(`DROP ${dialect === 'postgres' ? 'ROLE' : 'USER'} ${role}`);
-      await broker.stop();
     }
   });
 });
