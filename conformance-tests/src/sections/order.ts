@@ -179,7 +179,7 @@ contract('ORD-02', 'followers of a held key stay bounded, and a lane that waits 
   const record = s.recorder<Step>(({ data }) => {
     if (data.key === 'held' && data.n === 0 && !opened) throw new RetryError({ after: 200 });
   });
-  const options = { group: 'g', concurrency: 4, retry: { attempts: 10_000 } };
+  const options = { group: 'g', concurrency: 4, retry: { attempts: 10_000, delay: 0 } };
   const subscription = await bus.subscribe(topic, options, record.handler);
   await bus.publishBatch(topic, steps(['held'], crowd));
   // Behind the crowd: some of these share its lane.
