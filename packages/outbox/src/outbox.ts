@@ -77,6 +77,7 @@ class SqlOutbox<Tx> implements Outbox<Tx> {
         outbox: name(''),
         lanes: name('_lanes'),
         relays: name('_relays'),
+        wake: name('_wake'),
         index: (of) => ident(dialect, `${table}_${of}`),
       },
       notify ? channelOf(table, schema) : undefined,

@@ -328,7 +328,13 @@ describe('outbox on PostgreSQL', () => {
     const database = pgDatabase(pool);
     const { table } = rig;
     const statements = postgresStatements(
-      { outbox: table, lanes: `${table}_lanes`, relays: `${table}_relays`, index: (of) => `${table}_${of}` },
+      {
+        outbox: table,
+        lanes: `${table}_lanes`,
+        relays: `${table}_relays`,
+        wake: `${table}_wake`,
+        index: (of) => `${table}_${of}`,
+      },
       undefined,
     );
     await statements.heartbeat(database, 'me', 600_000);

@@ -5,7 +5,7 @@ import { columns, largeBody } from '../row.ts';
 import type { Statements, Tables } from '../statements.ts';
 
 /** PostgreSQL 14 and later. */
-export function postgresStatements({ outbox, lanes, relays, index }: Tables, channel: string | undefined): Statements {
+export function postgresStatements({ outbox, lanes, relays, wake, index }: Tables, channel: string | undefined): Statements {
   const times = new Set<string>(['published_at', 'deliver_at', 'expires_at']);
   const ms = (column: string): string => `date_part('epoch', ${column}) * 1000`;
   const ahead = (parameter: string): string => `now() + ${parameter}::float8 * interval '1 millisecond'`;
@@ -58,6 +58,13 @@ export function postgresStatements({ outbox, lanes, relays, index }: Tables, cha
   until timestamptz NOT NULL,
   resting boolean NOT NULL DEFAULT false
 )`,
+        // A function, because its plan is kept by the session: within the insert it would be made anew each time.
+        `CREATE OR REPLACE FUNCTION ${wake}(channel text) RETURNS boolean LANGUAGE plpgsql AS $waybill$
+BEGIN
+  IF NOT EXISTS (SELECT FROM ${relays} WHERE resting AND until > now()) THEN RETURN false; END IF;
+  PERFORM pg_notify(channel, '');
+  RETURN true;
+END $waybill$`,
       ],
     ],
     rowsPerInsert: 500,
@@ -71,9 +78,9 @@ export function postgresStatements({ outbox, lanes, relays, index }: Tables, cha
       const values = Array.from({ length: rows }, (_, at) => row(at)).join(', ');
       const insert = `INSERT INTO ${outbox} (${columns.join(', ')}) VALUES ${values}`;
       if (channel === undefined) return insert;
-      // Transactions that notify commit one after the other, so it is done only while a relay rests.
-      return `WITH written AS (${insert})
-        SELECT pg_notify('${channel}', '') FROM ${relays} WHERE resting AND until > now() LIMIT 1`;
+      // Transactions that notify commit one after the other, so it is done only while a relay rests. As a question of its
+      // own it is asked once for all rows.
+      return `${insert} RETURNING (SELECT ${wake}('${channel}'))`;
     },
 
     async heartbeat(db, relay, lease) {
