@@ -1,3 +1,4 @@
+import { literal } from '@waybill/sql';
 import { backlogOf } from '../backlog.ts';
 import { heartbeatOf } from '../heartbeat.ts';
 import { laneCount } from '../lanes.ts';
@@ -5,7 +6,10 @@ import { columns, largeBody } from '../row.ts';
 import type { Statements, Tables } from '../statements.ts';
 
 /** PostgreSQL 14 and later. */
-export function postgresStatements({ outbox, lanes, relays, wake, index }: Tables, channel: string | undefined): Statements {
+export function postgresStatements(
+  { outbox, lanes, relays, wake, index }: Tables,
+  channel: string | undefined,
+): Statements {
   const times = new Set<string>(['published_at', 'deliver_at', 'expires_at']);
   const ms = (column: string): string => `date_part('epoch', ${column}) * 1000`;
   const ahead = (parameter: string): string => `now() + ${parameter}::float8 * interval '1 millisecond'`;
@@ -15,6 +19,7 @@ export function postgresStatements({ outbox, lanes, relays, wake, index }: Table
     ${ms('o.deliver_at')} AS deliver_at, ${ms('o.expires_at')} AS expires_at`;
   const sized = `octet_length(o.body) AS size, CASE WHEN octet_length(o.body) <= ${largeBody} THEN o.body END AS body`;
 
+  const wakeBody = `BEGIN IF NOT EXISTS (SELECT FROM ${relays} WHERE resting AND until > now()) THEN RETURN false; END IF; PERFORM pg_notify(channel, ''); RETURN true; END`;
   const fillLanes = `INSERT INTO ${lanes} (lane) SELECT generate_series(0, ${laneCount - 1}) ON CONFLICT DO NOTHING`;
 
   return {
@@ -58,13 +63,9 @@ export function postgresStatements({ outbox, lanes, relays, wake, index }: Table
   until timestamptz NOT NULL,
   resting boolean NOT NULL DEFAULT false
 )`,
-        // A function, because its plan is kept by the session: within the insert it would be made anew each time.
-        `CREATE OR REPLACE FUNCTION ${wake}(channel text) RETURNS boolean LANGUAGE plpgsql AS $waybill$
-BEGIN
-  IF NOT EXISTS (SELECT FROM ${relays} WHERE resting AND until > now()) THEN RETURN false; END IF;
-  PERFORM pg_notify(channel, '');
-  RETURN true;
-END $waybill$`,
+        // A function, because its plan is kept by the session: within the insert it would be made anew each time. Its body
+        // is one line, so that no tool takes a semicolon in it for the end of the statement.
+        `CREATE OR REPLACE FUNCTION ${wake}(channel text) RETURNS boolean LANGUAGE plpgsql AS ${literal('postgres', wakeBody)}`,
       ],
     ],
     rowsPerInsert: 500,
