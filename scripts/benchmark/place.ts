@@ -14,8 +14,10 @@ export async function inTransaction<T>(pool: pg.Pool, work: (tx: pg.PoolClient) 
     await tx.query('BEGIN');
     const result = await work(tx);
     await tx.query('COMMIT');
-    return result;
-  } finally {
     tx.release();
+    return result;
+  } catch (error) {
+    tx.release(true);
+    throw error;
   }
 }

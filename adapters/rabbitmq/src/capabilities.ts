@@ -9,12 +9,12 @@ const no = (reason: string): Support => ({ supported: false, reason });
 /** Silence of a peer that the broker bears, in heartbeats: it let go after 2.0 to 3.0 of them, measured. */
 const heartbeatsToDeath = 3;
 
-/**
- * Milliseconds that a message may wait between the broker and a handler; its share of the consumer time-out. A fifth of
- * `maxHandling`, which is what core lets a message wait, from its arrival on.
- */
+/** Of the consumer time-out, what is left to handlers: core lets a message wait for a fifth of it before. */
+const handlersShare = 5 / 6;
+
+/** Milliseconds after which what core has not taken goes back to the queue: somebody else may be idle. */
 export function longestWait(consumerTimeout: number): number {
-  return consumerTimeout / 6;
+  return Math.min(5 * 60_000, consumerTimeout * (1 - handlersShare));
 }
 
 export function capabilitiesOf(settings: Settings): Capabilities {
@@ -24,7 +24,7 @@ export function capabilitiesOf(settings: Settings): Capabilities {
       kind: 'connection',
       min: Math.max(1_000, heartbeatsToDeath * heartbeat),
       max: 60 * 60_000,
-      maxHandling: consumerTimeout - longestWait(consumerTimeout),
+      maxHandling: consumerTimeout * handlersShare,
     },
     maxMessageBytes,
     maxDelay,

@@ -198,7 +198,10 @@ export class SqsConnection implements Connection {
     while (!this.#link.closed) {
       await sleep(clock, backOff(1, { initial: housekeeping, max: housekeeping }), this.#link.closing);
       if (this.#link.closed || this.#link.problem !== undefined) continue;
-      for (const [receiver, group] of this.#receivers) await this.#lookAfter(receiver, group);
+      // All signs of life first: what comes after them may take for as long as SNS does not answer.
+      for (const group of this.#receivers.values())
+        if (group.temporary) await this.#trying(group, this.#topology.touch(group));
+      for (const [receiver, group] of this.#receivers) await this.#trying(group, this.#lookAfter(receiver, group));
       if (this.#context.topology !== 'create') continue;
       await this.#topology.sweep().catch((error: unknown) => {
         logger.debug('sqs: queues of broadcasts that are gone cannot be looked for, tried again', { error });
@@ -208,12 +211,13 @@ export class SqsConnection implements Connection {
 
   async #lookAfter(receiver: SqsReceiver, group: GroupRef): Promise<void> {
     if (this.#link.closed) return;
-    try {
-      if (group.temporary) await this.#topology.touch(group);
-      // Not awaited: it may take for as long as AWS refuses it, and the signs of life of the others must go on.
-      if (!(await this.#topology.isSubscribed(group))) void receiver.repair();
-    } catch (error) {
+    // Not awaited: it may take for as long as AWS refuses it, and the signs of life must go on.
+    if (!(await this.#topology.isSubscribed(group))) void receiver.repair();
+  }
+
+  #trying(group: GroupRef, looking: Promise<unknown>): Promise<unknown> {
+    return looking.catch((error: unknown) => {
       this.#context.logger.debug(`sqs: ${nameOf(group)} cannot be looked after, tried again`, { error });
-    }
+    });
   }
 }

@@ -369,8 +369,8 @@ export interface Capabilities {
     readonly min: number;
     readonly max: number;
     /**
-     * Milliseconds that one delivery can be kept from its first handler call on; `Infinity` for no bound (ACK-03). It may
-     * have waited for a fifth of that before.
+     * Milliseconds that one delivery can be kept from its first handler call on; `Infinity` for no bound (ACK-03). Before
+     * that it may have waited for a fifth of it, or longer in order or in a stream.
      */
     readonly maxHandling: number;
   };

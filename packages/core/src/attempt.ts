@@ -175,15 +175,14 @@ function conclude(pipeline: Pipeline, held: Held, result: AttemptResult): void {
 
 /** Calls middleware and handler, and waits for them no longer than the unit's time. */
 function call(pipeline: Pipeline, unit: Unit, called: readonly Held[]): Promise<AttemptResult> {
-  const { settings, handle, stream, clock } = pipeline.setup;
+  const { settings, handle, stream } = pipeline.setup;
   const messages = called.flatMap((held) => held.message ?? []);
   if (messages.length === 0) return Promise.resolve('give-back');
-  for (const held of called) held.calledAt ??= clock.monotonic();
   return new Promise((resolve) => {
     unit.end = resolve;
     // The time of a stream's message begins when somebody takes it.
     if (stream) unit.deadline = Number.POSITIVE_INFINITY;
-    else pipeline.startTime(unit);
+    else pipeline.called(unit);
     let signal: AbortSignal | undefined;
     if (settings.batch.asked) {
       const controller = new AbortController();
@@ -250,7 +249,9 @@ async function marked(pipeline: Pipeline, held: Held, claim: RunningClaim): Prom
     await claim.outcome;
     return true;
   } catch (error) {
-    if (held.message?.verdict === undefined) storeAway(pipeline, held, error);
+    const verdict = held.message?.verdict;
+    // What took effect when it was decided has seen to that by itself.
+    if (verdict === undefined || pipeline.awaitsEnd(verdict)) storeAway(pipeline, held, error);
     return false;
   }
 }
@@ -295,6 +296,7 @@ function identify(
     // Ids and positions are two kinds of names: one must not be taken for the other.
     const key: unknown = options.key?.(message) ?? id ?? (position === undefined ? undefined : `\0${position}`);
     if (typeof key === 'string') return { is: key };
+    if (isThenable(key)) key.then(undefined, () => {});
     // All promises look alike, and so do all objects: their messages would be duplicates of each other.
     if (key !== undefined) throw new TypeError(`${optionOf(pipeline)}.key gave ${nameOf(key)}, not a text`);
   } catch (error) {

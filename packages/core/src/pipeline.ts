@@ -343,6 +343,12 @@ export class Pipeline implements HeldBy {
     if (settings.timeout !== Number.POSITIVE_INFINITY) this.#expireAt(unit, clock.monotonic() + settings.timeout);
   }
 
+  /** The handler has the messages from now on, or whoever reads the stream. */
+  called(unit: Unit): void {
+    for (const held of unit.helds) held.calledAt ??= this.setup.clock.monotonic();
+    this.startTime(unit);
+  }
+
   #expireAt(unit: Unit, deadline: number): void {
     unit.deadline = deadline;
     // Beyond it the broker would take the message away, and its attempts would be counted anew: for ever.
@@ -356,11 +362,14 @@ export class Pipeline implements HeldBy {
     return inPlace ? (calledAt ?? clock.monotonic()) + capabilities.lease.maxHandling : Number.POSITIVE_INFINITY;
   }
 
-  /** Whether it waited for so long that the broker may take it from its handler. Not in order: there it cannot go back alone. */
-  isStale({ arrivedAt }: Held): boolean {
-    const { ordered, inPlace, capabilities, settings, clock } = this.setup;
+  /**
+   * Whether it waited for so long that the broker may take it from its handler. Not in order: there it cannot go back
+   * alone.
+   */
+  isStale({ arrivedAt, calledAt }: Held): boolean {
+    const { ordered, capabilities, settings, clock } = this.setup;
     const { maxHandling } = capabilities.lease;
-    if (ordered || inPlace || maxHandling === Number.POSITIVE_INFINITY) return false;
+    if (ordered || calledAt !== undefined || maxHandling === Number.POSITIVE_INFINITY) return false;
     return clock.monotonic() - arrivedAt > Math.max(maxHandling - settings.timeout, maxHandling / 5);
   }
 
@@ -394,9 +403,11 @@ export class Pipeline implements HeldBy {
       else {
         const after = verdict.after ?? retry.delayAfter(held.attempt, verdict.error);
         const unsupported = this.#tooLong(held, after);
-        // Asked for by a RetryError or a policy's function: nobody is left to throw to, and no delay is clamped.
-        if (unsupported !== undefined) this.exhaust(held, 'exhausted', unsupported, held.attempt, settled);
-        else {
+        // Nobody is left to throw to, and no delay is clamped.
+        if (unsupported !== undefined) {
+          if (verdict.error !== undefined) this.#tellFailure(held, verdict.error, unsupported.message);
+          this.exhaust(held, 'exhausted', this.#blame(verdict, unsupported), held.attempt, settled);
+        } else {
           this.#tellRetry(held, verdict.error, after);
           this.again(held, after, held.attempt + 1, 'retried', settled);
         }
@@ -406,10 +417,18 @@ export class Pipeline implements HeldBy {
 
   #tellRetry(held: Held, error: unknown, after: number): void {
     // Asked for by `message.retry()`: no failure.
-    if (error === undefined) return;
+    if (error !== undefined) this.#tellFailure(held, error, `the next comes in ${Math.round(after)} ms`);
+  }
+
+  #tellFailure(held: Held, error: unknown, next: string): void {
     const { attempts } = this.setup.settings.retry;
-    const text = `${this.what}: message ${nameOf(held)}: attempt ${held.attempt} of ${attempts} failed, the next comes in ${Math.round(after)} ms`;
+    const text = `${this.what}: message ${nameOf(held)}: attempt ${held.attempt} of ${attempts} failed, ${next}`;
     this.#notices.tell('retry', text, { error });
+  }
+
+  /** What a dead letter tells of a retry that cannot be: the delay, where it was asked for; else why the handler failed. */
+  #blame({ error, after }: Extract<Verdict, { verb: 'retry' }>, unsupported: UnsupportedError): unknown {
+    return this.setup.inPlace && after === undefined ? (error ?? unsupported) : unsupported;
   }
 
   /** Lets go of a message as it came. */
@@ -533,7 +552,7 @@ export class Pipeline implements HeldBy {
 
   begun(held: Held): void {
     const unit = this.#unitOf.get(held);
-    if (unit !== undefined) this.startTime(unit);
+    if (unit !== undefined) this.called(unit);
   }
 
   checkDelay(held: Held, after: number): void {

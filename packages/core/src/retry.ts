@@ -130,7 +130,8 @@ function growing(delay: GrowingDelay, attempts: number, random: () => number): D
   // A given value pushes the other's default aside, so that each can be given alone.
   const initial = given.initial ?? Math.min(defaults.initial, given.max ?? defaults.initial);
   const max = given.max ?? Math.max(defaults.max, initial);
-  const wait = (attempt: number): number => Math.min(max, initial * factor ** (attempt - 1));
+  // A factor that has grown beyond all numbers makes no number of 0.
+  const wait = (attempt: number): number => (initial === 0 ? 0 : Math.min(max, initial * factor ** (attempt - 1)));
   // Beyond a thousand waits it counts as steady, which makes no sum longer than it is.
   let steady = 1;
   while (steady < 1_000 && factor > 1 && wait(steady) < max) steady++;

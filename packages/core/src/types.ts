@@ -139,7 +139,10 @@ export interface Message<T = unknown, Type extends string | undefined = string |
   retry(options?: { after?: Duration }): Promise<void>;
   /** To the dead letters at once. */
   reject(reason?: string): Promise<void>;
-  /** Gives this attempt that much time from now on, instead of what is left of `timeout`. */
+  /**
+   * Gives this attempt that much time from now on, instead of what is left of `timeout`. Where retries wait in place, no
+   * longer than the adapter's `maxHandling` after the message's first call.
+   */
   extend(by: Duration): void;
 }
 

@@ -282,18 +282,36 @@ describe('where a broker leaves a message with one member for so long only', () 
     await clock.advance(1);
     await published;
     for (let i = 0; i < 2 * minutes; i++) await clock.advance(minute / 2);
-    return (await bus.deadLetters(Steps, 'g').peek()).map(({ attempts, reason }) => [reason, attempts]);
+    return (await bus.deadLetters(Steps, 'g').peek()).map(({ attempts, error }) => [error?.message, attempts]);
   }
 
   test('a retry that would come too late is a dead letter', async () => {
     const failing = (): never => {
       throw new Error('no');
     };
-    expect(await deadAfter({ attempts: 9, delay: () => '10m' }, failing, 21)).toEqual([['exhausted', 3]]);
+    expect(await deadAfter({ attempts: 9, delay: () => '10m' }, failing, 21)).toEqual([['no', 3]]);
   });
 
   test('a handler that does not end is stopped in time', async () => {
-    expect(await deadAfter(undefined, () => never, 26)).toEqual([['exhausted', 2]]);
+    const [letter] = (await deadAfter(undefined, () => never, 26)) as [[string, number]];
+    expect(letter).toEqual([expect.stringContaining('the handler took longer'), 2]);
+  });
+
+  test('RETRY-02 the time of a message in a stream begins when somebody takes it', async () => {
+    const clock = new FakeClock();
+    const bus = await open(bounded, { clock });
+    const stream = await bus.messages(Steps, { group: 'g' });
+    const published = bus.publish(Steps, 1);
+    await clock.advance(1);
+    await published;
+    for (let i = 0; i < 60; i++) await clock.advance(minute / 2);
+    for await (const message of stream) {
+      for (let i = 0; i < 20; i++) await clock.advance(minute / 2);
+      expect(message.signal.aborted).toBe(false);
+      await message.ack();
+      break;
+    }
+    expect(stream.stats()).toMatchObject({ acked: 1, deadLettered: 0, retried: 0 });
   });
 
   test('what has waited too long for a handler is given back before it has one', async () => {

@@ -93,6 +93,26 @@ describe('a subscription with a store', () => {
     expect(attempts).toEqual([1, 2]);
   });
 
+  test('IDEM-02 a retry in place comes again, though the store fails to hear of it', async () => {
+    await using bus = await connect('memory:', { logger: false });
+    const store: IdempotencyStore = {
+      async run(_, work) {
+        if (!(await work({}))) throw new Error('the store went away');
+        return 'ran';
+      },
+    };
+    const attempts: number[] = [];
+    const options = { broadcast: true, idempotency: store, retry } as const;
+    const subscription = await bus.subscribe('t', options, async (message: Message) => {
+      attempts.push(message.attempt);
+      if (attempts.length === 1) await message.retry({ after: 10 });
+    });
+    await bus.publish('t', 1, { id: 'a' });
+    await vi.waitFor(() => expect(subscription.stats()).toMatchObject({ acked: 1, inFlight: 0 }), { timeout: 5_000 });
+    // It counts as a store that is away, so no attempt was used.
+    expect(attempts).toEqual([1, 1]);
+  });
+
   test('IDEM-06 a mark that fails after ack() has the message come again after a while', async () => {
     await using bus = await connect('memory:', { logger: false });
     const store: IdempotencyStore = {

@@ -114,6 +114,7 @@ describe('the waits in sum', () => {
     expect(total({ attempts: 4, delay: { initial: '1s', factor: 1 } })).toBe(3_000);
     expect(total({ attempts: 20, delay: { initial: '1s', factor: 2, max: '4s' } })).toBe(3_000 + 17 * 4_000);
     expect(total({ attempts: 9, delay: () => '1h' })).toBe(0);
+    expect(total({ attempts: 2_000, delay: { initial: 0, factor: 3 } })).toBe(0);
   });
 
   test('may have no end', () => {
