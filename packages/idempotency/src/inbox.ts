@@ -104,7 +104,7 @@ export function sqlInbox<Tx>(
           return result;
         });
       } finally {
-        if (parts.lingers && working !== undefined) void working.finally(giveBack);
+        if (parts.lingers && working !== undefined) void working.then(giveBack, giveBack);
         else giveBack?.();
       }
     },

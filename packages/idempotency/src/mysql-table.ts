@@ -1,4 +1,4 @@
-import { again, type SqlDatabase, type SqlValue } from '@waybill/sql';
+import { again, inLists, type SqlDatabase, type SqlValue } from '@waybill/sql';
 import { inOrder, type Versions } from './sql-store.ts';
 import { type Answer, type ClaimTable, readable, type Wanted } from './table.ts';
 
@@ -23,7 +23,9 @@ export const mysqlEnd = (ms: number): string => `${mysqlNow} + INTERVAL ${Math.r
 
 export function mysqlTable(database: SqlDatabase, table: string): ClaimTable {
   // Where a list names much of the table a server may read all of it instead, and lock, and wait for, rows of others.
-  const byId = `${table} AS t FORCE INDEX (PRIMARY)`;
+  const byId = `${table} FORCE INDEX (PRIMARY)`;
+  // Without an alias: that would be looked for in a default database.
+  const deleted = `DELETE ${table} FROM ${byId}`;
   const run = (text: string, values: readonly SqlValue[] = []) => again('mysql', () => database.run(text, values));
   const list = (items: readonly unknown[]): string => items.map(() => '?').join(', ');
   /** Tokens are of one claim each: two lists pick the pairs. */
@@ -84,7 +86,7 @@ export function mysqlTable(database: SqlDatabase, table: string): ClaimTable {
     renew: (items) => update(items, (item) => item.claim.lease, 0),
     async release(items) {
       const { where, values } = held(inOrder(items));
-      await run(`DELETE t FROM ${byId} WHERE ${where}0`, values);
+      await run(`${deleted} WHERE ${where}0`, values);
     },
     async clean(most) {
       // An unfinished claim may be its holder's still, a moment after its lease, as long as nobody wants it.
@@ -94,9 +96,11 @@ export function mysqlTable(database: SqlDatabase, table: string): ClaimTable {
       const { rows } = await run(
         `SELECT id FROM ${table} FORCE INDEX (ends_at) WHERE ${ended} ORDER BY ends_at LIMIT ${most} FOR UPDATE SKIP LOCKED`,
       );
-      if (rows.length === 0) return 0;
-      const ids = rows.map(({ id }) => id as Uint8Array);
-      return (await run(`DELETE t FROM ${byId} WHERE id IN (${list(ids)}) AND ${ended}`, ids)).affected;
+      let cleaned = 0;
+      for (const ids of inLists(rows.map(({ id }) => id as Uint8Array))) {
+        cleaned += (await run(`${deleted} WHERE id IN (${list(ids)}) AND ${ended}`, ids)).affected;
+      }
+      return cleaned;
     },
   };
 }

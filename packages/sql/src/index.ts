@@ -1,5 +1,5 @@
 export { again, repeating } from './again.ts';
 export { isLockTimeout, isTransient, sqlError } from './errors.ts';
-export { ident, indexName, literal, qualified } from './ident.ts';
+export { ident, indexName, inLists, literal, qualified } from './ident.ts';
 export { type MigrateResult, migrate, type Schema, schemaSql } from './migrate.ts';
 export type * from './sql.ts';

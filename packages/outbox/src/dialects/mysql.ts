@@ -1,3 +1,4 @@
+import { inLists } from '@waybill/sql';
 import { backlogOf } from '../backlog.ts';
 import { heartbeatOf } from '../heartbeat.ts';
 import { laneCount } from '../lanes.ts';
@@ -17,7 +18,12 @@ export function mysqlStatements({ outbox, lanes, relays, index }: Tables): State
   const sized = `length(o.body) AS size, CASE WHEN length(o.body) <= ${largeBody} THEN o.body END AS body`;
   // Whatever else InnoDB walks over it locks, and waits where somebody else's transaction is open.
   const byId = 'FORCE INDEX (PRIMARY)';
-  const among = (column: string, numbers: readonly number[]): string => `${column} IN (${numbers.join(', ')})`;
+  // Without an alias: that would be looked for in a default database.
+  const deleted = `DELETE ${outbox} FROM ${outbox} ${byId}`;
+  const among = (column: string, numbers: readonly number[]): string =>
+    `(${inLists(numbers)
+      .map((part) => `${column} IN (${part.join(', ')})`)
+      .join(' OR ')})`;
 
   const fillLanes = `INSERT IGNORE INTO ${lanes} (lane) VALUES ${Array.from({ length: laneCount }, (_, lane) => `(${lane})`).join(', ')}`;
 
@@ -126,12 +132,12 @@ export function mysqlStatements({ outbox, lanes, relays, index }: Tables): State
       return (await db.run(`SELECT id, body FROM ${outbox} WHERE ${among('id', ids)}`)).rows;
     },
     async markSent(db, relay, ids, keep) {
-      const those = `${among('o.id', ids)} AND o.sent_at IS NULL AND (o.next_attempt_at IS NULL
-        OR EXISTS (SELECT 1 FROM ${lanes} l WHERE l.lane = o.lane AND l.owner = ?))`;
+      const those = `${among(`${outbox}.id`, ids)} AND ${outbox}.sent_at IS NULL AND (${outbox}.next_attempt_at IS NULL
+        OR EXISTS (SELECT 1 FROM ${lanes} l WHERE l.lane = ${outbox}.lane AND l.owner = ?))`;
       await db.run(
         keep
-          ? `UPDATE ${outbox} o ${byId} SET o.sent_at = ${now}, o.dead_at = NULL, o.pending = NULL, o.failing = NULL WHERE ${those}`
-          : `DELETE o FROM ${outbox} o ${byId} WHERE ${those}`,
+          ? `UPDATE ${outbox} ${byId} SET sent_at = ${now}, dead_at = NULL, pending = NULL, failing = NULL WHERE ${those}`
+          : `${deleted} WHERE ${those}`,
         [relay],
       );
     },
@@ -139,7 +145,7 @@ export function mysqlStatements({ outbox, lanes, relays, index }: Tables): State
       const list = failures.map((failure) => ({ ...failure, dead: +failure.dead, holds: +failure.holds }));
       await db.run(
         `UPDATE JSON_TABLE(?, '$[*]' COLUMNS (id bigint PATH '$.id', attempts int PATH '$.attempts',
-            after double PATH '$.after', error ${long} PATH '$.error', dead tinyint PATH '$.dead',
+            after double PATH '$.after', error longtext CHARACTER SET utf8mb4 PATH '$.error', dead tinyint PATH '$.dead',
             holds tinyint PATH '$.holds')) f
           STRAIGHT_JOIN ${outbox} o ${byId} ON o.id = f.id STRAIGHT_JOIN ${lanes} l ON l.lane = o.lane AND l.owner = ?
         SET o.attempts = f.attempts, o.last_error = f.error, o.pending = IF(f.dead, NULL, 1),
@@ -156,7 +162,7 @@ export function mysqlStatements({ outbox, lanes, relays, index }: Tables): State
         [age, age, after, limit],
       );
       const gone = rows.filter((row) => Number(row['gone']) === 1).map((row) => Number(row['id']));
-      if (gone.length > 0) await db.run(`DELETE o FROM ${outbox} o ${byId} WHERE ${among('o.id', gone)}`);
+      if (gone.length > 0) await db.run(`${deleted} WHERE ${among('id', gone)}`);
       const more = rows.length === limit && (gone.length > 0 || rows.some((row) => Number(row['old']) === 1));
       return more ? Number(rows.at(-1)?.['id']) : undefined;
     },
@@ -186,12 +192,12 @@ export function mysqlStatements({ outbox, lanes, relays, index }: Tables): State
     },
     purge: (db, ids) =>
       db.transaction(async (tx) => {
-        const those = `${among('o.id', ids)} AND o.dead_at IS NOT NULL`;
-        const { rows } = await tx.run(`SELECT DISTINCT o.lane FROM ${outbox} o WHERE ${those}`);
+        const those = `${among('id', ids)} AND dead_at IS NOT NULL`;
+        const { rows } = await tx.run(`SELECT DISTINCT lane FROM ${outbox} WHERE ${those}`);
         if (rows.length === 0) return 0;
         const told = rows.map((row) => Number(row['lane']));
         await tx.run(`UPDATE ${lanes} SET fence = fence + 1 WHERE ${among('lane', told)}`);
-        const { affected } = await tx.run(`DELETE o FROM ${outbox} o ${byId} WHERE ${those}`);
+        const { affected } = await tx.run(`${deleted} WHERE ${those}`);
         return affected;
       }),
   };
