@@ -1,12 +1,14 @@
 /**
  * `npm run verify`: everything that has to hold, from nothing to green, on a machine with only Node. Each step prints
  * a line when it starts and when it ends; what a step printed stands in `out/verify/`, and on the screen if it failed.
+ * What failed is told once more at the end, shortly, for a log of which only the end is kept.
  */
 import { spawn } from 'node:child_process';
 import { createWriteStream } from 'node:fs';
 import { mkdir, mkdtemp, readFile, rm } from 'node:fs/promises';
 import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { stripVTControlCharacters } from 'node:util';
 import { startForTest } from '../conformance-tests/dist/brokers/start.js';
 
 interface Step {
@@ -199,7 +201,23 @@ const steps: readonly Step[] = [
 
 const seconds = (since: number): string => `${((performance.now() - since) / 1_000).toFixed(1)} s`;
 
-async function runStep(step: Step): Promise<boolean> {
+/** Lines of a failed step that are told again at the end. */
+const TOLD_LINES = 60;
+
+/** What test runners report of failures, or else the end of what was printed. */
+function failuresIn(printed: string): string {
+  const lines = stripVTControlCharacters(printed).trimEnd().split('\n');
+  let within = false;
+  const reported = lines.filter((line) => {
+    if (/⎯ (Failed|Unhandled) /.test(line)) within = true;
+    if (/^ *Test Files /.test(line)) within = false;
+    return within && line.trim() !== '';
+  });
+  return (reported.length > 0 ? reported.slice(0, TOLD_LINES) : lines.slice(-TOLD_LINES)).join('\n');
+}
+
+/** Why it failed; undefined when it passed. */
+async function runStep(step: Step): Promise<string | undefined> {
   console.log(`▶ ${step.name}`);
   const started = performance.now();
   const printed: string[] = [];
@@ -210,11 +228,12 @@ async function runStep(step: Step): Promise<boolean> {
       file.write(text);
     });
     console.log(`✓ ${step.name} (${seconds(started)})`);
-    return true;
+    return undefined;
   } catch (error) {
+    const outcome = `✗ ${step.name} (${seconds(started)}): ${error instanceof Error ? error.message : String(error)}`;
     console.log(printed.join(''));
-    console.log(`✗ ${step.name} (${seconds(started)}): ${error instanceof Error ? error.message : String(error)}`);
-    return false;
+    console.log(outcome);
+    return `${outcome}\n${failuresIn(printed.join(''))}`;
   } finally {
     file.end();
   }
@@ -227,6 +246,9 @@ async function summary(): Promise<{ passed: number; failed: number }> {
     const own = (await verdictsIn(file)).filter((verdict) => verdict.adapter === adapter);
     const count = (status: Verdict['status']): number => own.filter((verdict) => verdict.status === status).length;
     const skipped = own.length === 0;
+    for (const { id, reason } of own.filter(({ status }) => status === 'failed')) {
+      console.log(`failed: ${name} ${id}: ${reason}`);
+    }
     console.log(
       skipped
         ? `${name}: did not run`
@@ -252,13 +274,16 @@ await mkdir('out/verify', { recursive: true });
 // What an earlier run left must not stand for one that did not happen.
 for (const file of [results, ...variants.map(resultsOf)]) await rm(file, { force: true });
 const begun = performance.now();
-let passed = 0;
-let failed = 0;
+const failures: string[] = [];
 for (const step of steps) {
-  if (await runStep(step)) passed++;
-  else failed++;
+  const failure = await runStep(step);
+  if (failure !== undefined) failures.push(failure);
 }
+for (const failure of failures) console.log(`\n${failure}`);
+if (failures.length > 0) console.log();
 const contract = await summary();
-console.log(`steps: ${passed} passed, ${failed} failed, in ${seconds(begun)}`);
-console.log(`${passed + contract.passed} passed, ${failed + contract.failed} failed`);
-process.exitCode = failed + contract.failed === 0 ? 0 : 1;
+const passed = steps.length - failures.length;
+console.log(`steps: ${passed} passed, ${failures.length} failed, in ${seconds(begun)}`);
+const failed = failures.length + contract.failed;
+console.log(`${passed + contract.passed} passed, ${failed} failed`);
+process.exitCode = failed === 0 ? 0 : 1;

@@ -1,14 +1,15 @@
-import type {
-  Clock,
-  DeadLetterCount,
-  DeadLetterRecord,
-  DeadLetterScan,
-  GroupRef,
-  Lag,
-  Logger,
-  Position,
-  SettleResult,
-  Timer,
+import {
+  type Clock,
+  type DeadLetterCount,
+  type DeadLetterRecord,
+  type DeadLetterScan,
+  type GroupRef,
+  type Lag,
+  type Logger,
+  nameOfGroup,
+  type Position,
+  type SettleResult,
+  type Timer,
 } from '@waybill/core/adapter';
 import { status, statusOf } from './errors.ts';
 import { Leases } from './leases.ts';
@@ -17,7 +18,7 @@ import { fromMessage, keyOf, type ReceivedMessage, redriveCopy, storedAt, toDead
 import type { GroupPlace } from './names.ts';
 import type { Parcel, Sender, Sent } from './sender.ts';
 import { pullAll, type Survey, surveyFailure } from './survey.ts';
-import { nameOf, type Topology } from './topology.ts';
+import type { Topology } from './topology.ts';
 
 /** Most messages that are read to be counted. */
 const countLimit = 10_000;
@@ -65,7 +66,7 @@ export class Admin {
         }),
       );
     } catch (error) {
-      throw surveyFailure(error, `${nameOf(group)} has no lag to tell`);
+      throw surveyFailure(error, `${nameOfGroup(group)} has no lag to tell`);
     }
     // What is in hands counts as waiting: only the hands know.
     return { ...count, inFlight: 0, exact: false };
@@ -77,7 +78,7 @@ export class Admin {
     try {
       await survey.seek(place.subscription, place.topic, to);
     } catch (error) {
-      throw surveyFailure(error, `${nameOf(group)} cannot be moved`);
+      throw surveyFailure(error, `${nameOfGroup(group)} cannot be moved`);
     }
   }
 
@@ -91,7 +92,7 @@ export class Admin {
       return { value: seen.size, exact: false };
     } catch (error) {
       if (statusOf(error) !== status.failedPrecondition) {
-        throw surveyFailure(error, `${nameOf(group)} has no dead letters to count`);
+        throw surveyFailure(error, `${nameOfGroup(group)} has no dead letters to count`);
       }
     }
     // No snapshot can be made where the oldest is seven days old: so they are taken for a moment.
@@ -117,7 +118,7 @@ export class Admin {
     try {
       await link.call((one) => one.subscriber.getSubscription({ subscription }, one.once()));
     } catch (error) {
-      throw surveyFailure(error, `${nameOf(group)} has no dead letters to read`);
+      throw surveyFailure(error, `${nameOfGroup(group)} has no dead letters to read`);
     }
     return new Scan(this.#parts, group, place);
   }
@@ -159,7 +160,7 @@ class Scan implements DeadLetterScan {
       try {
         await this.#read();
       } catch (error) {
-        throw surveyFailure(error, `dead letters of ${nameOf(this.#group)} cannot be read`);
+        throw surveyFailure(error, `dead letters of ${nameOfGroup(this.#group)} cannot be read`);
       }
     }
     return this.#unread.splice(0, max).map((native) => {

@@ -1,22 +1,23 @@
 import type { v1 } from '@google-cloud/pubsub';
-import type {
-  AdapterContext,
-  Capabilities,
-  Connection,
-  DeadLetterCount,
-  DeadLetterScan,
-  GroupRef,
-  Lag,
-  OutgoingMessage,
-  Position,
-  ProvisionItem,
-  Receiver,
-  ReceiverEvents,
-  SendResult,
-  Source,
-  TopicInfo,
+import {
+  type AdapterContext,
+  type Capabilities,
+  type Connection,
+  checkOptions,
+  type DeadLetterCount,
+  type DeadLetterScan,
+  type GroupRef,
+  type Lag,
+  nameOfGroup,
+  type OutgoingMessage,
+  type Position,
+  type ProvisionItem,
+  type Receiver,
+  type ReceiverEvents,
+  type SendResult,
+  type Source,
+  type TopicInfo,
 } from '@waybill/core/adapter';
-import { checkOptions } from '@waybill/core/adapter';
 import { Admin } from './admin.ts';
 import { capabilitiesOf } from './capabilities.ts';
 import { requestFailure } from './errors.ts';
@@ -27,7 +28,7 @@ import { Publisher } from './publisher.ts';
 import { PubsubReceiver } from './receiver.ts';
 import { Sender } from './sender.ts';
 import { Survey } from './survey.ts';
-import { nameOf, Topology } from './topology.ts';
+import { Topology } from './topology.ts';
 
 /**
  * Milliseconds that a deleted topic is left to those who have groups on it: their subscriptions have to be made again
@@ -114,7 +115,7 @@ export class PubsubConnection implements Connection {
     const { clock, logger, topology } = this.#context;
     const standing = await this.#topology.standing(source.group);
     for (const caution of standing.cautions)
-      logger.warn(`pubsub: the subscription of ${nameOf(source.group)}: ${caution}`);
+      logger.warn(`pubsub: the subscription of ${nameOfGroup(source.group)}: ${caution}`);
     const seat = await this.#link.takeSeat();
     const receiver = new PubsubReceiver({
       source,

@@ -5,6 +5,7 @@ import {
   type Delivery,
   Fifo,
   type Logger,
+  nameOfGroup,
   type Receiver,
   type ReceiverEvents,
   type Settlement,
@@ -23,7 +24,7 @@ import type { GroupPlace } from './names.ts';
 import { PullReader, type ReaderHost } from './reader.ts';
 import type { Sender } from './sender.ts';
 import { Settling } from './settling.ts';
-import { nameOf, type Standing, type Topology } from './topology.ts';
+import type { Standing, Topology } from './topology.ts';
 
 /** How often a receiver looks whether its group still stands: nobody tells when a topic is deleted. */
 const pulse = 15_000;
@@ -237,7 +238,9 @@ export class PubsubReceiver implements Receiver, ReaderHost {
     if (this.#failing.has(reader) || this.#closing || link.problem !== undefined) return;
     this.#failing.add(reader);
     if (this.#failing.size > 1) return;
-    events.interrupted(requestFailure(cause, `${nameOf(source.group)} cannot be read from ${reader.subscription}`));
+    events.interrupted(
+      requestFailure(cause, `${nameOfGroup(source.group)} cannot be read from ${reader.subscription}`),
+    );
   }
 
   /** What may be handed out, what waits for its time, and what is not for this group. */
@@ -427,7 +430,7 @@ export class PubsubReceiver implements Receiver, ReaderHost {
       // It may be us who removed it meanwhile.
       if (this.#closing) return;
       if (!makes) {
-        const text = `${nameOf(group)}: its topic or subscription was deleted; make it again, then subscribe`;
+        const text = `${nameOfGroup(group)}: its topic or subscription was deleted; make it again, then subscribe`;
         this.#fail(new ConfigError('topology', text, { adapter: adapterName }));
         return;
       }
@@ -436,7 +439,7 @@ export class PubsubReceiver implements Receiver, ReaderHost {
         if (reader.subscription === place.subscription ? !whole.main : !whole.retries) reader.begin();
       }
       const what = whole.main ? 'retries' : 'topic or subscription';
-      logger.warn(`pubsub: ${nameOf(group)}: its ${what} was deleted, and was made again`);
+      logger.warn(`pubsub: ${nameOfGroup(group)}: its ${what} was deleted, and was made again`);
       const lost = whole.main ? `subscription ${place.retry?.subscription} of its retries` : 'subscription';
       const text = `the ${lost} was deleted and made again; what it had not handed out is gone`;
       events.positionLost(place.subscription, text);
@@ -445,7 +448,7 @@ export class PubsubReceiver implements Receiver, ReaderHost {
       // Somebody who deletes while we make it again has to come to an end first.
       const raced = WaybillError.is(error) && isNotFound(error.cause);
       if (WaybillError.is(error, 'CONFIG') && !raced && !this.#closing) this.#fail(error);
-      else logger.debug(`pubsub: ${nameOf(group)} cannot be looked at, tried again`, { error });
+      else logger.debug(`pubsub: ${nameOfGroup(group)} cannot be looked at, tried again`, { error });
     }
   }
 
@@ -461,14 +464,15 @@ export class PubsubReceiver implements Receiver, ReaderHost {
     try {
       if (await topology.hasDeadLetters(group)) return undefined;
       if (!makes) {
-        const text = `${nameOf(group)}: its dead letters are missing; make them with provision(): its messages stay unsettled until then`;
+        const text = `${nameOfGroup(group)}: its dead letters are missing; make them with provision(): its messages stay unsettled until then`;
         return new ConfigError('topology', text, { adapter: adapterName });
       }
       await topology.makeDeadLetters(group);
-      if (!group.temporary) logger.warn(`pubsub: ${nameOf(group)}: its dead letters were missing, and were made again`);
+      if (!group.temporary)
+        logger.warn(`pubsub: ${nameOfGroup(group)}: its dead letters were missing, and were made again`);
       return undefined;
     } catch (error) {
-      return requestFailure(error, `the dead letters of ${nameOf(group)} cannot be looked at`);
+      return requestFailure(error, `the dead letters of ${nameOfGroup(group)} cannot be looked at`);
     }
   }
 }

@@ -3,6 +3,7 @@ import {
   ConfigError,
   checkOptions,
   type GroupRef,
+  nameOfGroup,
   type ProvisionItem,
   sleep,
   type TopicInfo,
@@ -123,7 +124,8 @@ export class Topology {
     try {
       found = await this.look(subscription);
     } catch (error) {
-      if (statusOf(error) !== status.permissionDenied) throw requestFailure(error, `${nameOf(group)} cannot be joined`);
+      if (statusOf(error) !== status.permissionDenied)
+        throw requestFailure(error, `${nameOfGroup(group)} cannot be joined`);
       // Who may pull but not look takes it as it was declared.
       return {
         topic: this.#names.topic(group.topic.name),
@@ -216,7 +218,7 @@ export class Topology {
         }),
       ]);
     } catch (error) {
-      throw requestFailure(error, `${nameOf(group)} cannot be removed`);
+      throw requestFailure(error, `${nameOfGroup(group)} cannot be removed`);
     }
   }
 
@@ -386,7 +388,7 @@ export class Topology {
   #gone(group: GroupRef): ConfigError {
     return new ConfigError(
       'topology',
-      `${nameOf(group)} has no subscription ${this.placeOf(group).subscription}; subscribe with it first, or make it with provision()`,
+      `${nameOfGroup(group)} has no subscription ${this.placeOf(group).subscription}; subscribe with it first, or make it with provision()`,
       { adapter: adapterName },
     );
   }
@@ -399,9 +401,6 @@ export async function ignoreMissing(request: Promise<unknown>): Promise<void> {
     if (!isNotFound(error)) throw error;
   }
 }
-
-export const nameOf = (group: Pick<GroupRef, 'topic' | 'name'>): string =>
-  `group "${group.name}" of topic "${group.topic.name}"`;
 
 function isNotPulled({ pushConfig, bigqueryConfig, cloudStorageConfig, detached }: Subscription): boolean {
   const writes = [bigqueryConfig, cloudStorageConfig].some((config) => config !== null && config !== undefined);

@@ -6,6 +6,7 @@ import {
   type GroupRef,
   type Lag,
   laneOf,
+  nameOfGroup,
   type SettleResult,
   sleep,
 } from '@waybill/core/adapter';
@@ -55,7 +56,7 @@ export class Admin {
       });
       return { waiting, delayed: 0, inFlight: 0, exact: false };
     } catch (error) {
-      throw requestFailure(error, `${nameOf(group)} has no lag to tell`);
+      throw requestFailure(error, `${nameOfGroup(group)} has no lag to tell`);
     }
   }
 
@@ -67,7 +68,7 @@ export class Admin {
       // Those that somebody looks at are not counted.
       return { value: messageCount, exact: false };
     } catch (error) {
-      throw requestFailure(error, `${nameOf(group)} has no dead letters to count`);
+      throw requestFailure(error, `${nameOfGroup(group)} has no dead letters to count`);
     }
   }
 
@@ -80,7 +81,7 @@ export class Admin {
       const { messageCount } = await channel.checkQueue(place.deadLetters);
       return new Scan(this.#parts, group, place, channel, messageCount);
     } catch (error) {
-      throw requestFailure(error, `${nameOf(group)} has no dead letters to read`);
+      throw requestFailure(error, `${nameOfGroup(group)} has no dead letters to read`);
     }
   }
 }
@@ -131,7 +132,7 @@ class Scan implements DeadLetterScan {
         return true;
       });
     } catch (error) {
-      throw requestFailure(error, `dead letters of ${nameOf(this.#group)} cannot be read`);
+      throw requestFailure(error, `dead letters of ${nameOfGroup(this.#group)} cannot be read`);
     }
     return records;
   }
@@ -240,5 +241,3 @@ class Scan implements DeadLetterScan {
     return queues[key === undefined ? 0 : laneOf(key, queues.length)] as string;
   }
 }
-
-const nameOf = (group: GroupRef): string => `group "${group.name}" of topic "${group.topic.name}"`;

@@ -1,4 +1,4 @@
-import type { Capabilities, Support } from '@waybill/core/adapter';
+import { type Capabilities, handlingWithin, type Support, waitBefore } from '@waybill/core/adapter';
 import { maxDelay } from './delay.ts';
 import type { Settings } from './options.ts';
 import { temporaryExpiry } from './topology.ts';
@@ -9,12 +9,9 @@ const no = (reason: string): Support => ({ supported: false, reason });
 /** Silence of a peer that the broker bears, in heartbeats: it let go after 2.0 to 3.0 of them, measured. */
 const heartbeatsToDeath = 3;
 
-/** Of the consumer time-out, what is left to handlers: core lets a message wait for a fifth of it before. */
-const handlersShare = 5 / 6;
-
 /** Milliseconds after which what core has not taken goes back to the queue: somebody else may be idle. */
 export function longestWait(consumerTimeout: number): number {
-  return Math.min(5 * 60_000, consumerTimeout * (1 - handlersShare));
+  return Math.min(5 * 60_000, waitBefore(handlingWithin(consumerTimeout)));
 }
 
 export function capabilitiesOf(settings: Settings): Capabilities {
@@ -24,7 +21,7 @@ export function capabilitiesOf(settings: Settings): Capabilities {
       kind: 'connection',
       min: Math.max(1_000, heartbeatsToDeath * heartbeat),
       max: 60 * 60_000,
-      maxHandling: consumerTimeout * handlersShare,
+      maxHandling: handlingWithin(consumerTimeout),
     },
     maxMessageBytes,
     maxDelay,

@@ -1,21 +1,25 @@
-import type {
-  AdapterContext,
-  Capabilities,
-  Connection,
-  DeadLetterCount,
-  DeadLetterScan,
-  GroupRef,
-  Lag,
-  OutgoingMessage,
-  Position,
-  ProvisionItem,
-  Receiver,
-  ReceiverEvents,
-  SendResult,
-  Source,
-  TopicInfo,
+import {
+  type AdapterContext,
+  type Capabilities,
+  ConfigError,
+  type Connection,
+  type DeadLetterCount,
+  type DeadLetterScan,
+  type GroupRef,
+  type Lag,
+  nameOfGroup,
+  type OutgoingMessage,
+  type Position,
+  type ProvisionItem,
+  type Receiver,
+  type ReceiverEvents,
+  type SendResult,
+  type Source,
+  sleep,
+  type Timer,
+  type TopicInfo,
+  UnsupportedError,
 } from '@waybill/core/adapter';
-import { ConfigError, sleep, type Timer, UnsupportedError } from '@waybill/core/adapter';
 import type { ChannelModel } from 'amqplib';
 import { Admin } from './admin.ts';
 import { capabilitiesOf, longestWait } from './capabilities.ts';
@@ -211,7 +215,7 @@ export class RabbitConnection implements Connection {
   /** What a receiver's group consists of, once more. @throws ConfigError where that is not ours to do */
   async #makeAgain(source: Source): Promise<void> {
     const { group, options } = source;
-    const what = `group "${group.name}" of topic "${group.topic.name}"`;
+    const what = nameOfGroup(group);
     // A broadcast's queue is ours in every case.
     const ours = group.temporary && (await this.#topology.hasTopicsExchange());
     if (this.#context.topology !== 'create' && !ours) {
@@ -288,7 +292,7 @@ export class RabbitConnection implements Connection {
 
   #repairDeadLetters(group: GroupRef): void {
     const { topology, logger } = this.#context;
-    const what = `the dead-letter queue of group "${group.name}" of topic "${group.topic.name}" is missing`;
+    const what = `the dead-letter queue of ${nameOfGroup(group)} is missing`;
     if (topology !== 'create') {
       logger.error(`rabbitmq: ${what}; make it again: its messages stay unsettled until then`);
       return;

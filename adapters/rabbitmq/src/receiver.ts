@@ -4,6 +4,7 @@ import {
   type Delivery,
   LeaseLostError,
   type Logger,
+  nameOfGroup,
   type Receiver,
   type ReceiverEvents,
   type Settlement,
@@ -192,7 +193,7 @@ export class RabbitReceiver implements Receiver, ReaderHost {
   lost(reader: QueueReader, ending: Ending, handed: number): void {
     const { source, events } = this.#parts;
     const { origin, queue } = reader.options;
-    const group = `group "${source.group.name}" of topic "${source.group.topic.name}"`;
+    const group = nameOfGroup(source.group);
     const why = endingText(ending, queue);
     if (handed > 0) {
       const what = `${group}: the messages in hand went back to the broker: ${why}`;

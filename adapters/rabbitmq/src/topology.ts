@@ -2,6 +2,7 @@ import {
   ConfigError,
   checkOptions,
   type GroupRef,
+  nameOfGroup,
   type ProvisionItem,
   type TopicInfo,
   type TopicRef,
@@ -156,7 +157,7 @@ export class Topology {
         for (const queue of [...place.queues, place.alone, place.deadLetters]) await channel.deleteQueue(queue);
       });
     } catch (error) {
-      throw requestFailure(error, `group "${group.name}" of topic "${group.topic.name}" cannot be removed`);
+      throw requestFailure(error, `${nameOfGroup(group)} cannot be removed`);
     }
   }
 

@@ -1,12 +1,13 @@
-import type {
-  DeadLetterCount,
-  DeadLetterRecord,
-  DeadLetterScan,
-  GroupRef,
-  Lag,
-  SettleResult,
+import {
+  type DeadLetterCount,
+  type DeadLetterRecord,
+  type DeadLetterScan,
+  type GroupRef,
+  type Lag,
+  laneOf,
+  nameOfGroup,
+  type SettleResult,
 } from '@waybill/core/adapter';
-import { laneOf } from '@waybill/core/adapter';
 import { requestFailure } from './errors.ts';
 import { isAfter } from './ids.ts';
 import type { Link } from './link.ts';
@@ -51,7 +52,7 @@ export class Admin {
       }
       return sum;
     } catch (error) {
-      throw requestFailure(error, `${nameOf(ref)} has no lag to tell`);
+      throw requestFailure(error, `${nameOfGroup(ref)} has no lag to tell`);
     }
   }
 
@@ -61,7 +62,7 @@ export class Admin {
       const counts = await Promise.all(groups.map(({ deadLetters }) => this.#link.call(['XLEN', deadLetters])));
       return { value: counts.reduce((sum: number, count) => sum + asNumber(count), 0), exact: true };
     } catch (error) {
-      throw requestFailure(error, `${nameOf(ref)} has no dead letters to count`);
+      throw requestFailure(error, `${nameOfGroup(ref)} has no dead letters to count`);
     }
   }
 
@@ -76,7 +77,7 @@ export class Admin {
       );
       return new Scan(this.#link, ref, place, ends);
     } catch (error) {
-      throw requestFailure(error, `${nameOf(ref)} has no dead letters to read`);
+      throw requestFailure(error, `${nameOfGroup(ref)} has no dead letters to read`);
     }
   }
 }
@@ -128,7 +129,7 @@ class Scan implements DeadLetterScan {
         records.push(record);
       }
     } catch (error) {
-      throw requestFailure(error, `dead letters of ${nameOf(this.#ref)} cannot be read`);
+      throw requestFailure(error, `dead letters of ${nameOfGroup(this.#ref)} cannot be read`);
     }
     return records;
   }
@@ -173,7 +174,7 @@ class Scan implements DeadLetterScan {
           results[at] = asNumber(done[i]) === 1 ? 'applied' : 'lost';
         });
       } catch (error) {
-        const failure = requestFailure(error, `dead letters of ${nameOf(this.#ref)} cannot be moved`);
+        const failure = requestFailure(error, `dead letters of ${nameOfGroup(this.#ref)} cannot be moved`);
         for (const at of places) results[at] = failure;
       }
     };
@@ -207,5 +208,3 @@ function portions(places: readonly number[], bytesOf: (at: number) => number): n
   }
   return parts;
 }
-
-const nameOf = (group: GroupRef): string => `group "${group.name}" of topic "${group.topic.name}"`;

@@ -1,22 +1,23 @@
-import type {
-  AdapterContext,
-  Capabilities,
-  Connection,
-  ConnectionError,
-  DeadLetterCount,
-  DeadLetterScan,
-  GroupRef,
-  Lag,
-  OutgoingMessage,
-  Position,
-  ProvisionItem,
-  Receiver,
-  ReceiverEvents,
-  SendResult,
-  Source,
-  TopicInfo,
+import {
+  type AdapterContext,
+  type Capabilities,
+  ConfigError,
+  type Connection,
+  type ConnectionError,
+  type DeadLetterCount,
+  type DeadLetterScan,
+  type GroupRef,
+  type Lag,
+  nameOfGroup,
+  type OutgoingMessage,
+  type Position,
+  type ProvisionItem,
+  type Receiver,
+  type ReceiverEvents,
+  type SendResult,
+  type Source,
+  type TopicInfo,
 } from '@waybill/core/adapter';
-import { ConfigError } from '@waybill/core/adapter';
 import type { Cluster, Redis } from 'ioredis';
 import { Admin } from './admin.ts';
 import { capabilitiesOf } from './capabilities.ts';
@@ -115,7 +116,7 @@ export class RedisConnection implements Connection {
       this.#receivers.add(receiver);
       return receiver;
     } catch (error) {
-      throw requestFailure(error, `group "${group.name}" of topic "${group.topic.name}" cannot be joined`);
+      throw requestFailure(error, `${nameOfGroup(group)} cannot be joined`);
     }
   }
 

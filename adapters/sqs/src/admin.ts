@@ -1,20 +1,21 @@
 import type { Message } from '@aws-sdk/client-sqs';
-import type {
-  Clock,
-  DeadLetterCount,
-  DeadLetterRecord,
-  DeadLetterScan,
-  GroupRef,
-  Lag,
-  SettleResult,
-  Timer,
+import {
+  type Clock,
+  type DeadLetterCount,
+  type DeadLetterRecord,
+  type DeadLetterScan,
+  type GroupRef,
+  type Lag,
+  nameOfGroup,
+  type SettleResult,
+  type Timer,
 } from '@waybill/core/adapter';
 import { requestFailure } from './errors.ts';
 import type { Link } from './link.ts';
 import { redriveCopy, toDeadLetter } from './message.ts';
 import { messageGroupOf } from './names.ts';
 import { type Done, type Handle, type Requests, settled } from './requests.ts';
-import { type GroupPlace, nameOf, type Topology } from './topology.ts';
+import type { GroupPlace, Topology } from './topology.ts';
 
 /** Seconds for which a scan hides what it reads, renewed until it is closed: others see it soon when we die. */
 const scanVisibility = 10;
@@ -67,7 +68,7 @@ export class Admin {
         exact: false,
       };
     } catch (error) {
-      throw requestFailure(error, `${nameOf(group)} has no lag to tell`);
+      throw requestFailure(error, `${nameOfGroup(group)} has no lag to tell`);
     }
   }
 
@@ -76,7 +77,7 @@ export class Admin {
       const { visible, hidden } = await this.#count(await this.#deadLettersOf(group));
       return { value: visible + hidden, exact: false };
     } catch (error) {
-      throw requestFailure(error, `${nameOf(group)} has no dead letters to count`);
+      throw requestFailure(error, `${nameOfGroup(group)} has no dead letters to count`);
     }
   }
 
@@ -87,7 +88,7 @@ export class Admin {
       const { visible } = await this.#count(deadUrl);
       return new Scan(this.#parts, group, place, deadUrl, visible);
     } catch (error) {
-      throw requestFailure(error, `${nameOf(group)} has no dead letters to read`);
+      throw requestFailure(error, `${nameOfGroup(group)} has no dead letters to read`);
     }
   }
 
@@ -146,7 +147,7 @@ class Scan implements DeadLetterScan {
     try {
       if (this.#chunk.length === 0 && !this.#ended) await this.#read();
     } catch (error) {
-      throw requestFailure(error, `dead letters of ${nameOf(this.#group)} cannot be read`);
+      throw requestFailure(error, `dead letters of ${nameOfGroup(this.#group)} cannot be read`);
     }
     return this.#chunk.splice(0, max);
   }
@@ -171,14 +172,14 @@ class Scan implements DeadLetterScan {
     const deleted = await this.#delete(records.filter((record) => this.#redriven.has(record)));
     return records.map((record) => {
       const result = deleted.get(record) ?? results.get(record) ?? 'lost';
-      return settled(result, `the queue of ${nameOf(this.#group)}`);
+      return settled(result, `the queue of ${nameOfGroup(this.#group)}`);
     });
   }
 
   async purge(records: readonly DeadLetterRecord[]): Promise<readonly SettleResult[]> {
     const deleted = await this.#delete(records);
     return records.map((record) =>
-      settled(deleted.get(record) ?? 'lost', `the dead letters of ${nameOf(this.#group)}`),
+      settled(deleted.get(record) ?? 'lost', `the dead letters of ${nameOfGroup(this.#group)}`),
     );
   }
 

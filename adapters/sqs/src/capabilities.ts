@@ -1,4 +1,4 @@
-import type { Capabilities, Support } from '@waybill/core/adapter';
+import { type Capabilities, handlingWithin, type Support } from '@waybill/core/adapter';
 import type { Settings } from './options.ts';
 import { maxTopicBytes } from './publisher.ts';
 import { maxQueueBytes, maxVisibility } from './requests.ts';
@@ -20,8 +20,8 @@ export const oneGroup = "with fanOut: 'queue' a topic is one queue, and so one g
 export function capabilitiesOf(settings: Settings): Capabilities {
   const maxBytes = settings.fanOut === 'topic' ? maxTopicBytes : maxQueueBytes;
   return {
-    // SQS hides a message for twelve hours at the most, counted from when it was received; it may wait for two of them.
-    lease: { kind: 'delivery', min: 2_000, max: 11 * 3_600_000, maxHandling: (maxVisibility * 1_000 * 5) / 6 },
+    // SQS hides a message for twelve hours at the most, counted from when it was received.
+    lease: { kind: 'delivery', min: 2_000, max: 11 * 3_600_000, maxHandling: handlingWithin(maxVisibility * 1_000) },
     // Any body has to fit, and one that is no text grows by a third.
     maxMessageBytes: Math.floor((maxBytes - reserve) / 4) * 3,
     maxDelay: Number.POSITIVE_INFINITY,

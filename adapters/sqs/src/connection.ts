@@ -11,6 +11,7 @@ import {
   type DeadLetterScan,
   type GroupRef,
   type Lag,
+  nameOfGroup,
   type OutgoingMessage,
   type Position,
   type ProvisionItem,
@@ -32,7 +33,7 @@ import type { Settings } from './options.ts';
 import { Publisher } from './publisher.ts';
 import { SqsReceiver } from './receiver.ts';
 import { Requests } from './requests.ts';
-import { type GroupPlace, nameOf, Topology } from './topology.ts';
+import { type GroupPlace, Topology } from './topology.ts';
 
 /** Milliseconds between looks at whether groups are still subscribed, and broadcasts' signs of life. */
 const housekeeping = 60_000;
@@ -166,7 +167,7 @@ export class SqsConnection implements Connection {
   /** What a receiver's group consists of, once more. @throws ConfigError where that is not ours to do */
   async #makeAgain(group: GroupRef): Promise<GroupPlace> {
     if (this.#context.topology !== 'create' && !group.temporary) {
-      throw new ConfigError('topology', `${nameOf(group)}: its queue was deleted; make it again, then subscribe`, {
+      throw new ConfigError('topology', `${nameOfGroup(group)}: its queue was deleted; make it again, then subscribe`, {
         adapter: adapterName,
       });
     }
@@ -217,7 +218,7 @@ export class SqsConnection implements Connection {
 
   #trying(group: GroupRef, looking: Promise<unknown>): Promise<unknown> {
     return looking.catch((error: unknown) => {
-      this.#context.logger.debug(`sqs: ${nameOf(group)} cannot be looked after, tried again`, { error });
+      this.#context.logger.debug(`sqs: ${nameOfGroup(group)} cannot be looked after, tried again`, { error });
     });
   }
 }

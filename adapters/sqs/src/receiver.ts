@@ -8,6 +8,7 @@ import {
   Fifo,
   Heap,
   type Logger,
+  nameOfGroup,
   type Receiver,
   type ReceiverEvents,
   type Settlement,
@@ -23,7 +24,7 @@ import type { Link, LinkListener } from './link.ts';
 import { deliveriesOf, fromMessage } from './message.ts';
 import { type Poll, type Requests, waitHere } from './requests.ts';
 import { guard, Settling, type SqsDelivery, visibilityOf } from './settling.ts';
-import { type GroupPlace, nameOf } from './topology.ts';
+import type { GroupPlace } from './topology.ts';
 
 /** Looks for messages that others have set apart, in a lease: their holders may have died. Our own we look for at once. */
 const aloneLooks = 2;
@@ -312,7 +313,7 @@ export class SqsReceiver implements Receiver, LinkListener {
     const { kind } = failureOf(error);
     // The link says when the services are back.
     if (kind === 'away') return;
-    const failure = requestFailure(error, `${nameOf(this.#parts.source.group)} cannot be read`);
+    const failure = requestFailure(error, `${nameOfGroup(this.#parts.source.group)} cannot be read`);
     this.#failures++;
     if (kind === 'refused' || this.#failures >= troubleAfter) this.#tellTrouble(failure);
     // Core asks again, with back-off.
@@ -459,7 +460,7 @@ export class SqsReceiver implements Receiver, LinkListener {
 
   async #repair(): Promise<void> {
     const { clock, link, logger, source } = this.#parts;
-    const what = nameOf(source.group);
+    const what = nameOfGroup(source.group);
     // AWS tells the name of a deleted queue for up to a minute: it is then found, and still not there.
     if (this.#repairs > 0) {
       this.#tellTrouble(new ConnectionError(`${what}: its queue is not there yet`, { adapter: adapterName }));

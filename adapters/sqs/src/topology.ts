@@ -4,6 +4,7 @@ import {
   type GroupRef,
   integer,
   type Logger,
+  nameOfGroup,
   type ProvisionItem,
   type TopicInfo,
   UnsupportedError,
@@ -30,10 +31,6 @@ export interface GroupPlace {
   readonly deadUrl: string | undefined;
   readonly aloneUrl: string | undefined;
 }
-
-/** A group in texts. */
-export const nameOf = ({ topic, name }: Pick<GroupRef, 'topic' | 'name'>): string =>
-  `group "${name}" of topic "${topic.name}"`;
 
 type GroupItem = ProvisionItem['groups'][number];
 
@@ -92,7 +89,7 @@ export class Topology {
       const missing = found ? [] : [`topic "${topic.name}" is missing`];
       for (const { name, temporary } of groups) {
         const problem = await this.#verifyGroup({ topic, name, temporary }, found);
-        if (problem !== undefined) missing.push(`${nameOf({ topic, name })} is missing: ${problem}`);
+        if (problem !== undefined) missing.push(`${nameOfGroup({ topic, name })} is missing: ${problem}`);
       }
       return missing;
     } catch (error) {
@@ -129,7 +126,7 @@ export class Topology {
       const others = group.temporary ? [] : [dead, alone];
       await Promise.all([queue, ...others].map((one) => one && this.#queues.delete(one.name)));
     } catch (error) {
-      throw requestFailure(error, `${nameOf(group)} cannot be removed`);
+      throw requestFailure(error, `${nameOfGroup(group)} cannot be removed`);
     }
   }
 

@@ -50,3 +50,8 @@ export function splitName(name: string): readonly string[] {
       part.replace(/_x([0-9a-f]{2})/g, (_, code: string) => String.fromCharCode(Number.parseInt(code, 16))),
     );
 }
+
+/** A group in texts. */
+export function nameOfGroup(group: { readonly name: string; readonly topic: { readonly name: string } }): string {
+  return `group "${group.name}" of topic "${group.topic.name}"`;
+}

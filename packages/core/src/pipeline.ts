@@ -4,6 +4,7 @@ import { type AttemptResult, runAttempt, storeAway } from './attempt.ts';
 import type { Clock, Timer } from './clock.ts';
 import type { Codec } from './codec.ts';
 import { ClosedError, HandlerTimeoutError, UnsupportedError, type WaybillError } from './errors.ts';
+import { waitBefore } from './handling.ts';
 import { Held, type HeldBy } from './held.ts';
 import { LeaseKeeper } from './leases.ts';
 import type { Logger } from './logger.ts';
@@ -370,7 +371,7 @@ export class Pipeline implements HeldBy {
     const { ordered, capabilities, settings, clock } = this.setup;
     const { maxHandling } = capabilities.lease;
     if (ordered || calledAt !== undefined || maxHandling === Number.POSITIVE_INFINITY) return false;
-    return clock.monotonic() - arrivedAt > Math.max(maxHandling - settings.timeout, maxHandling / 5);
+    return clock.monotonic() - arrivedAt > Math.max(maxHandling - settings.timeout, waitBefore(maxHandling));
   }
 
   /** The handler has returned (or does not count any more), and everything of the unit is decided. */
