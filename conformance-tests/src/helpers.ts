@@ -1,7 +1,7 @@
 import type { AnyTopic, Bus } from '@waybill/core';
 import { WaybillError } from '@waybill/core';
 import { show } from './eventually.ts';
-import type { Scenario } from './scenario.ts';
+import { EARLY, late, type Scenario } from './scenario.ts';
 
 /** The whole numbers from `first` to `last`. */
 export function range(first: number, last: number): number[] {
@@ -40,6 +40,21 @@ export function lostAckWatch({ capabilities }: Scenario, lease: number): number 
 /** Milliseconds of a lease that a busy machine does not stand still for, where nothing may come twice. */
 export function steadyLease({ lease }: Scenario): number {
   return Math.max(lease, 3_000);
+}
+
+/** Something came later than the contract allows on an idle machine: a machine that stood still looks the same. */
+export class TooLate extends Error {}
+
+/**
+ * Asserts that something that was due `delay` milliseconds after `from` came in time.
+ *
+ * @throws TooLate for the tests that have `timing`
+ */
+export function expectInTime(what: unknown, from: number, delay: number, came: number | undefined): void {
+  const after = Math.round((came ?? Number.NaN) - from);
+  const told = `${what}: due after ${delay} ms, came after ${after} ms`;
+  if (!(after >= delay - EARLY)) throw new Error(told);
+  if (after > delay + late(delay)) throw new TooLate(told);
 }
 
 /** A promise that is opened by hand. */

@@ -85,11 +85,14 @@ export function startMemberProcess(order: MemberOrder): MemberProcess {
   };
 }
 
+/** Milliseconds: before a member tells anything it starts a process, beside those of other tests. */
+const MEMBERS_PATIENCE = 2 * PATIENCE;
+
 /** Shared by both kinds of members. */
 export async function waitForEvents(
   events: readonly MemberEvent[],
   until: string | ((events: readonly MemberEvent[]) => boolean),
-  within = PATIENCE,
+  within = MEMBERS_PATIENCE,
   over: () => number | string | undefined = () => undefined,
   printed: () => string = () => '',
 ): Promise<readonly MemberEvent[]> {

@@ -5,6 +5,7 @@ import { type Bench, openBench } from './bench.ts';
 import type { ContractId } from './contract.ts';
 import { eventually } from './eventually.ts';
 import type { NetworkLink } from './harness.ts';
+import { TooLate } from './helpers.ts';
 import type { Member } from './member.ts';
 import { startMemberInProcess } from './member-in-process.ts';
 import { type MemberProcess, startMemberProcess } from './member-process.ts';
@@ -73,7 +74,7 @@ export async function runBehaviour(bench: Bench, behaviour: Behaviour): Promise<
     timer = setTimeout(() => reject(new Error(`the test was given up after ${timeout} ms`)), timeout);
   });
   try {
-    await Promise.race([behaviour.run(stage), given]);
+    await Promise.race([measured(behaviour, stage), given]);
     return stage.reasons.length === 0 ? undefined : [...new Set(stage.reasons)].join('; ');
   } catch (error) {
     const told = refusedGroup(error, bench);
@@ -82,6 +83,20 @@ export async function runBehaviour(bench: Bench, behaviour: Behaviour): Promise<
   } finally {
     clearTimeout(timer);
     await stage.clear();
+  }
+}
+
+const MEASUREMENTS = 3;
+
+/** What comes too early, or does not come, fails at once. */
+async function measured({ id, facet, run, options: { timing } }: Behaviour, stage: Scenario): Promise<void> {
+  for (let left = MEASUREMENTS; ; ) {
+    try {
+      return await run(stage);
+    } catch (error) {
+      if (!timing || !(error instanceof TooLate) || --left === 0) throw error;
+      console.info(`${id} ${facet}: measured again; ${error.message}`);
+    }
   }
 }
 

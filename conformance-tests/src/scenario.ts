@@ -29,7 +29,10 @@ export interface Behaviour {
 export interface BehaviourOptions {
   /** Stops or restarts the whole broker: runs alone, at the end. */
   readonly disruptive?: boolean;
-  /** Measures time: runs alone. */
+  /**
+   * Measures time: runs alone, and up to three times while something comes too late. The contract gives those bounds for
+   * an idle machine: one that stands still makes something late now and then, a library that is late does so each time.
+   */
   readonly timing?: boolean;
   /**
    * Kills members, or cuts them off: runs beside others of the kind, after the rest. What a dead member held of

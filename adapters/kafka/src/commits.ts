@@ -50,12 +50,16 @@ export class Committer {
     if (!log.alive) return Promise.resolve('lost');
     let waiting = this.#waiting.get(log);
     if (waiting === undefined) {
-      const { promise: done, resolve: settle } = Promise.withResolvers<CommitResult>();
-      waiting = { done, settle, since: this.#options.clock.monotonic() };
+      waiting = this.#fromNow();
       this.#waiting.set(log, waiting);
     }
     if (!this.#running) void this.#run();
     return waiting.done;
+  }
+
+  #fromNow(): Waiting {
+    const { promise: done, resolve: settle } = Promise.withResolvers<CommitResult>();
+    return { done, settle, since: this.#options.clock.monotonic() };
   }
 
   /** Whoever still waits is told that the outcome is unknown. */
@@ -139,8 +143,8 @@ export class Committer {
     const { clock, patience } = this.#options;
     if (clock.monotonic() - waiting.since > patience) {
       waiting.settle(why);
-      // Still to be committed, but nobody waits for it.
-      if (!this.#waiting.has(log)) this.#waiting.set(log, { ...waiting, settle: () => {} });
+      // Still to be committed: whoever asks for it now waits for an answer of their own.
+      if (!this.#waiting.has(log)) this.#waiting.set(log, this.#fromNow());
       return;
     }
     const newer = this.#waiting.get(log);

@@ -95,14 +95,18 @@ class Side {
       }
       case 'settle':
       case 'extend': {
+        // Whose lease has ended and whom nobody else was given may still be settled, or be lost: both keep the contract.
+        this.#inHand = this.#inHand.filter(({ delivery }) => (delivery.leaseUntil ?? 0) > rig.clock.monotonic());
         if (this.#inHand.length === 0) return undefined;
         const [held] = this.#inHand.splice(step.which % this.#inHand.length, 1);
         if (held === undefined) return undefined;
         const { member, delivery } = held;
         const receiver = this.#members[member]?.receiver;
         if (step.do === 'extend') {
-          this.#inHand.push(held);
-          return await receiver?.extend?.([delivery]);
+          const ends = await receiver?.extend?.([delivery]);
+          const until = ends?.[0];
+          this.#inHand.push(until === undefined ? held : { member, delivery: { ...delivery, leaseUntil: until } });
+          return ends;
         }
         const settlements = {
           ack: () => ack(delivery),

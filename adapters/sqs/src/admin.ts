@@ -186,7 +186,10 @@ class Scan implements DeadLetterScan {
   async close(): Promise<void> {
     this.#closed = true;
     this.#pulse?.cancel();
-    const left = [...this.#held.entries()].filter(([record]) => !this.#redriven.has(record)).map(([, held]) => held);
+    // After its time, somebody else may have it: SQS would show them theirs.
+    const left = [...this.#held.entries()]
+      .filter(([record]) => this.#isOurs(record) && !this.#redriven.has(record))
+      .map(([, held]) => held);
     this.#held.clear();
     if (left.length > 0) await this.#parts.requests.hide(left, () => 0);
   }

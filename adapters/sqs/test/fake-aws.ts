@@ -66,6 +66,11 @@ export class FakeAws {
     return names.reduce((sum, name) => sum + (this.requests.get(name) ?? 0), 0);
   }
 
+  /** How many messages of a queue have been received at least once. */
+  received(name: string): number {
+    return this.#queues.get(name)?.received ?? 0;
+  }
+
   /** Deletes a queue, as somebody else would. */
   deleteQueue(name: string): void {
     this.#queues.delete(name);
@@ -292,6 +297,10 @@ class Queue {
 
   get size(): number {
     return this.#messages.length;
+  }
+
+  get received(): number {
+    return this.#messages.filter(({ received }) => received > 0).length;
   }
 
   add(body: string, attributes: Attributes, delay = 0, group?: string): void {

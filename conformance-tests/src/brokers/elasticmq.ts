@@ -13,5 +13,6 @@ const properties = {
 };
 
 export const elasticmqEnvironment = {
-  JAVA_OPTS: ['-Xmx256m', ...Object.entries(properties).map(([name, value]) => `-D${name}=${value}`)].join(' '),
+  // A hundred messages of 1 MB stand in its heap, and polls' answers of ten of them; with 256 MB it has died of that.
+  JAVA_OPTS: ['-Xmx1g', ...Object.entries(properties).map(([name, value]) => `-D${name}=${value}`)].join(' '),
 } as const;

@@ -1,3 +1,5 @@
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { type Message, RetryError, type SubscribeOptions, topic } from '@waybill/core';
 import type { MemberProgram } from '../member-program.ts';
 import { openStore, type Place } from '../places.ts';
@@ -31,7 +33,11 @@ export const consumer: MemberProgram<ConsumerArgs> = async (member, args) => {
   const source = args.ordered ? topic<unknown>(args.topic, { ordered: true, key: () => '' }) : args.topic;
   const released = member.command('release');
 
+  // What it holds counts, not what nobody has collected yet.
+  setFlagsFromString('--expose-gc');
+  const collect = runInNewContext('gc') as () => void;
   const weigh = (): void => {
+    collect();
     member.emit('weighed', { bytes: process.memoryUsage().arrayBuffers });
     void member.command('weigh').then(weigh);
   };

@@ -1,18 +1,12 @@
 import { setTimeout as wait } from 'node:timers/promises';
 import { topic as declare, type Message, PermanentError, RetryError } from '@waybill/core';
 import { expect } from 'vitest';
-import { AT_ONCE, contract, EARLY, late, RECOVERY, type Scenario, type Seen } from '../scenario.ts';
+import { expectInTime } from '../helpers.ts';
+import { AT_ONCE, contract, RECOVERY, type Scenario, type Seen } from '../scenario.ts';
 
 const key = 'k';
 /** Longer than any test, so that a retry by this delay is no retry. */
 const never = '30m';
-
-/** Asserts that something that was due `delay` milliseconds after `from` came in time. */
-function expectInTime(what: string, from: number, delay: number, came: number): void {
-  const after = came - from;
-  const fits = after >= delay - EARLY && after <= delay + late(delay);
-  expect(fits, `${what}: due after ${delay} ms, came after ${Math.round(after)} ms`).toBe(true);
-}
 
 /** A handler that notes when it failed, and the recorder that saw its calls. */
 function failing(s: Scenario, fail: (message: Message<unknown>, call: number) => unknown) {
@@ -49,7 +43,7 @@ contract(
     await record.nothingMore();
     expect(attempts(record.seen)).toEqual([1, 2, 3]);
     delays.forEach((delay, at) => {
-      expectInTime(`attempt ${at + 2}`, failedAt[at] ?? 0, delay, record.seen[at + 1]?.at ?? 0);
+      expectInTime(`attempt ${at + 2}`, failedAt[at] ?? 0, delay, record.seen[at + 1]?.at);
     });
   },
   { timing: true },
@@ -69,7 +63,7 @@ contract(
     await bus.publish(topic, 1);
     await record.waitFor(4);
     [150, 600, 1_000].forEach((due, at) => {
-      expectInTime(`attempt ${at + 2}`, failedAt[at] ?? 0, due, record.seen[at + 1]?.at ?? 0);
+      expectInTime(`attempt ${at + 2}`, failedAt[at] ?? 0, due, record.seen[at + 1]?.at);
     });
   },
   { timing: true },
@@ -124,7 +118,7 @@ contract(
     expect(record.data).toEqual([1, 1, 1, 2, 3]);
     expect(attempts(record.seen)).toEqual([1, 2, 3, 1, 1]);
     delays.forEach((delay, at) => {
-      expectInTime(`attempt ${at + 2}`, failedAt[at] ?? 0, delay, record.seen[at + 1]?.at ?? 0);
+      expectInTime(`attempt ${at + 2}`, failedAt[at] ?? 0, delay, record.seen[at + 1]?.at);
     });
     await s.eventually('the counts to be right', () => subscription.stats(), {
       until: ({ acked, retried, deadLettered }) => acked === 1 && retried === 2 && deadLettered === 2,
@@ -193,11 +187,11 @@ contract(
       throw new Error('still not');
     });
     await bus.subscribe(topic, options, record.handler);
-    await s.eventually('a dead letter', async () => (await bus.deadLetters(topic, 'g').count()).value === 1, {
-      within: s.takeOver + RECOVERY,
-    });
     // Never set aside before three real calls. Where the copy was written and the death came before its ack, there
     // are two of the message from then on, each with its own three attempts.
+    await s.eventually('a dead letter', async () => (await bus.deadLetters(topic, 'g').count()).value >= 1, {
+      within: s.takeOver + RECOVERY,
+    });
     const calls = member.told('received').length + record.count;
     expect(calls).toBeGreaterThanOrEqual(3);
     // The original of a message that is there twice comes when its lease ends.
@@ -328,7 +322,7 @@ contract(
     }
     for (const delay of asked) {
       const again = record.of(delay).find(({ attempt }) => attempt === 2);
-      expectInTime(`a retry`, failedAt.get(delay) ?? 0, delay, again?.at ?? 0);
+      expectInTime('a retry', failedAt.get(delay) ?? 0, delay, again?.at);
     }
   },
   { timing: true },
@@ -397,7 +391,7 @@ contract(
     await bus.subscribe(topic, { group: 'g', retry: { attempts: 5, delay: never } }, record.handler);
     await bus.publish(topic, 'soon');
     await record.waitFor(2);
-    expectInTime('the retry', failedAt[0] ?? 0, 400, record.seen[1]?.at ?? 0);
+    expectInTime('the retry', failedAt[0] ?? 0, 400, record.seen[1]?.at);
     await bus.publish(topic, 'permanent');
     const letters = await s.eventually('a dead letter', () => bus.deadLetters(topic, 'g').peek(), {
       until: (found) => found.length === 1,
@@ -511,19 +505,25 @@ contract(
     const untouched = innocents.filter((one) => !handed.has(one));
     const record = s.recorder<string>();
     await bus.subscribe(topic, options, record.handler);
-    const dead = async (): Promise<readonly unknown[]> =>
-      (await bus.deadLetters(topic, 'g').peek()).map(({ data }) => data);
+    // All that were ever seen: where a look hides them for a while, the next one does not see them.
+    const dead = new Set<unknown>();
+    const look = async (): Promise<void> => {
+      for (const { data } of await bus.deadLetters(topic, 'g').peek()) dead.add(data);
+    };
     // What died in a handler's hands may come alone, after the others, or be a dead letter by then.
     await s.eventually(
       'each to be handled or dead',
       async () => {
-        const letters = await dead();
-        return ['head', ...innocents].filter((one) => record.of(one).length === 0 && !letters.includes(one));
+        await look();
+        return ['head', ...innocents].filter((one) => record.of(one).length === 0 && !dead.has(one));
       },
       { until: ({ length }) => length === 0, within: s.takeOver + RECOVERY },
     );
+    // One of those that were handed out may be there twice; the others came once.
+    await wait(500);
+    await look();
     expect(untouched.length).toBeGreaterThan(0);
-    expect((await dead()).filter((data) => !handed.has(data))).toEqual([]);
+    expect([...dead].filter((data) => !handed.has(data))).toEqual([]);
     for (const one of untouched) expect(record.of(one).map(({ attempt }) => attempt)).toEqual([1]);
   },
   { deadly: true, timeout: (lease) => 120_000 + 12 * lease },

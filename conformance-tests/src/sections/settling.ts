@@ -1,8 +1,8 @@
 import { setTimeout as wait } from 'node:timers/promises';
 import type { Message, MessageStream, WaybillError } from '@waybill/core';
 import { expect } from 'vitest';
-import { lostAckWatch } from '../helpers.ts';
-import { AT_ONCE, contract, RECOVERY, settles } from '../scenario.ts';
+import { lostAckWatch, steadyLease } from '../helpers.ts';
+import { AT_ONCE, contract, RECOVERY, settles, TAKE_OVER_MARGIN } from '../scenario.ts';
 
 /** Messages with one key lie in one lane, so that what is behind a gap is really behind it. */
 const key = 'k';
@@ -107,8 +107,8 @@ contract(
 
 contract('ACK-03', 'a handler that runs for several leases keeps its message', async (s) => {
   const topic = s.topicName();
-  const options = { group: 'g', lease: s.lease };
-  const long = 3 * s.lease + 500;
+  const options = { group: 'g', lease: steadyLease(s) };
+  const long = 3 * options.lease + 500;
   const record = s.recorder<string>(async ({ data, signal }) => {
     if (data === 'long') await wait(long, undefined, { signal });
   });
@@ -120,20 +120,21 @@ contract('ACK-03', 'a handler that runs for several leases keeps its message', a
   await s.eventually('the long handler to end', () => record.running === 0, { within: long + AT_ONCE });
   await bus.publish(topic, 'marker', { key });
   await record.waitFor((seen) => seen.some(({ data }) => data === 'marker'));
-  await record.nothingMore(s.lease + 1_000);
+  await record.nothingMore(options.lease + 1_000);
   expect(record.data).toEqual(['long', 'marker']);
   expect(record.seen[0]?.message.signal.aborted).toBe(false);
 });
 
 contract('ACK-03', 'a batch that is handled for several leases keeps its messages', async (s) => {
   const topic = s.topicName();
+  const lease = steadyLease(s);
   const calls: number[][] = [];
   const handle = async (messages: readonly Message[]): Promise<void> => {
     calls.push(messages.map(({ data }) => Number(data)));
-    if (calls.length === 1) await wait(2 * s.lease + 500);
+    if (calls.length === 1) await wait(2 * lease + 500);
   };
   const batch = { size: 3, wait: 300 };
-  const options = { group: 'g', lease: s.lease, batch };
+  const options = { group: 'g', lease, batch };
   for (const bus of [await s.connect(), await s.connect()]) await bus.subscribeBatch(topic, options, handle);
   const bus = await s.connect();
   await bus.publishBatch(topic, [
@@ -142,7 +143,7 @@ contract('ACK-03', 'a batch that is handled for several leases keeps its message
     { data: 3, key },
   ]);
   await s.eventually('three messages handed out', () => calls.flat().length >= 3);
-  await wait(3 * s.lease + 500);
+  await wait(3 * lease + 500);
   expect(sorted(calls.flat())).toEqual([1, 2, 3]);
 });
 
@@ -248,7 +249,7 @@ contract(
     // A fixed pattern with gaps of many lengths; the last one is acked, so that all else lies behind an ack.
     const acked = new Set(all.filter((one) => (one * 7919) % 13 < 6 || one === 199));
     const workFor = Object.fromEntries([...acked].map((one) => [one, 'ack' as const]));
-    const options = { group: 'g', lease: s.lease, concurrency: all.length };
+    const options = { group: 'g', lease: steadyLease(s), concurrency: all.length };
     const member = await s.member('consumer', { topic, options, work: 'hold', workFor });
     await member.waitFor('subscribed');
     const bus = await s.connect();
@@ -263,7 +264,7 @@ contract(
     const heir = s.recorder<number>();
     await bus.subscribe(topic, { group: 'g', lease: s.lease }, heir.handler);
     const left = all.filter((one) => !acked.has(one));
-    await heir.waitFor(left.length, s.takeOver);
+    await heir.waitFor(left.length, options.lease + TAKE_OVER_MARGIN);
     await bus.publish(topic, 1_000, { key });
     await heir.waitFor((seen) => seen.some(({ data }) => data === 1_000));
     await heir.nothingMore();

@@ -118,7 +118,7 @@ contract('SUB-04', 'leaves with the broker what slow handlers have no room for',
   s.afterwards(held.open);
   const recorder = s.recorder<number>(() => held.opened);
   const subscription = await bus.subscribe(topic, { group: 'g', concurrency: 2 }, recorder.handler);
-  await publishAll(publisher, topic, range(1, 1_200));
+  await publishAll(publisher, topic, range(1, 700));
   await recorder.waitFor(2);
   await recorder.nothingMore();
   const { buffered, inFlight, received } = subscription.stats();
@@ -126,8 +126,9 @@ contract('SUB-04', 'leaves with the broker what slow handlers have no room for',
   expect(buffered).toBeLessThan(GENEROUS);
   expect(received).toBeLessThan(GENEROUS);
   held.open();
-  await recorder.waitFor(1_200);
-  expect(sorted(recorder.data)).toEqual(range(1, 1_200));
+  // Few are in hand at a time, and an emulator that flushes for each of them takes long for all.
+  await recorder.waitFor(700, 45_000);
+  expect(sorted(recorder.data)).toEqual(range(1, 700));
 });
 
 contract('SUB-04', 'bounds the bytes of large messages ahead of slow handlers', async (s) => {

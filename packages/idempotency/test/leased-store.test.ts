@@ -20,12 +20,12 @@ afterAll(() => file.remove());
 const claim = (lease: number): Claim => ({ scope: 'leased', key: randomUUID(), lease, window: 60_000 });
 
 it('does not work under a claim whose answer came after its lease', async () => {
-  const wanted = claim(200);
+  const wanted = claim(2_000);
   const slow: ClaimTable = {
     ...table,
     async claim(items) {
       const answers = await table.claim(items);
-      await wait(300);
+      await wait(2_100);
       return answers;
     },
   };
@@ -43,9 +43,9 @@ it('holds its claims though one renewal is never answered', async () => {
     renew: (items) => (renewals++ === 0 ? new Promise(() => {}) : table.renew(items)),
   };
   const lost = vi.fn();
-  const outcome = await new LeasedStore(silent, 10_000).run(claim(600), async ({ signal }) => {
+  const outcome = await new LeasedStore(silent, 10_000).run(claim(3_000), async ({ signal }) => {
     signal?.addEventListener('abort', lost);
-    await wait(1_500);
+    await wait(7_500);
     return true;
   });
   expect(outcome).toBe('ran');

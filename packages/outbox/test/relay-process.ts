@@ -3,6 +3,7 @@
  * appends to a file.
  */
 import { appendFileSync } from 'node:fs';
+import type { Duration } from '@waybill/core';
 import { createPool } from 'mysql2/promise';
 import pg from 'pg';
 import { mysqlOutbox } from '../src/mysql.ts';
@@ -10,7 +11,7 @@ import { postgresOutbox } from '../src/postgres.ts';
 import { sqliteOutbox } from '../src/sqlite.ts';
 import { type Stored, testBus } from './broker.ts';
 
-const [name, url = '', table = '', log = '', ahead = '0'] = process.argv.slice(2);
+const [name, url = '', table = '', log = '', ahead = '0', lease = ''] = process.argv.slice(2);
 const { now } = Date;
 Date.now = () => now() + Number(ahead);
 const outbox =
@@ -25,4 +26,4 @@ stored.push = (...items) => {
   return 0;
 };
 const { bus } = await testBus({ stored });
-await outbox.relay(bus, { lease: '1s', pollInterval: 100, maxInFlight: 100, logger: false });
+await outbox.relay(bus, { lease: lease as Duration, pollInterval: 100, maxInFlight: 100, logger: false });

@@ -82,8 +82,8 @@ describe.each(databaseNames)('outbox under stress on %s', (name) => {
     };
     const killAll = async (): Promise<void> => void (await Promise.all([...running].map(kill)));
     return {
-      start(ahead = 0): void {
-        const order = [script, name, server.url, rig.table, log, String(ahead)];
+      start({ ahead = 0, lease = '1s' } = {}): void {
+        const order = [script, name, server.url, rig.table, log, String(ahead), lease];
         running.add(spawn(process.execPath, order, { stdio: 'inherit' }));
       },
       async killOldest(): Promise<void> {
@@ -194,7 +194,8 @@ describe.each(databaseNames)('outbox under stress on %s', (name) => {
 
   it('does not mind relays whose clocks are hours apart', async () => {
     await using processes = relayProcesses();
-    for (const hours of [-3, 3]) processes.start(hours * 3_600_000);
+    // A lease that no machine stands still for, or the lanes would change hands.
+    for (const hours of [-3, 3]) processes.start({ ahead: hours * 3_600_000, lease: '10s' });
     const shares = async (): Promise<number[]> => {
       const owned = await rig.query(
         `SELECT count(*) AS lanes FROM ${rig.table}_lanes WHERE owner IS NOT NULL GROUP BY owner`,
@@ -318,10 +319,13 @@ describe('outbox on PostgreSQL', () => {
     await vi.waitFor(async () => expect((await rig.outbox.status()).pending).toBe(0), 20_000);
     expect(stored.map(({ n }) => n).sort((a, b) => a - b)).toEqual(Array.from({ length: count }, (_, n) => n));
     await vi.waitFor(() => expect(relay.state).toBe('running'), 5_000);
+    const closing = performance.now();
     await relay.close();
+    expect(performance.now() - closing, 'milliseconds until it was closed').toBeLessThan(10_000);
     await bus.close();
     await pool.end();
-  }, 60_000);
+    // Where each cut meets the same write, the relay waits up to 5 s before it tries that again.
+  }, 120_000);
 
   it('reads beside a million sent rows as beside none', async () => {
     const pool = new pg.Pool({ connectionString: server.url });
@@ -352,7 +356,8 @@ describe('outbox on PostgreSQL', () => {
     const insert = (count: number, sent: string): Promise<unknown> =>
       pool.query(`INSERT INTO ${table} (lane, topic, message_id, message_key, content_type, body, published_at, sent_at)
         SELECT n % 64, 'orders', n, 'k' || n % 100, 'application/json', '{"n":1}', now(), ${sent} FROM generate_series(1, ${count}) n`);
-    const median = async (): Promise<number> => {
+    /** Of the fastest: what a busy machine adds is not the query's. */
+    const timeOfPage = async (): Promise<number> => {
       await insert(100, 'NULL');
       const times: number[] = [];
       for (let at = 0; at < 21; at++) {
@@ -367,13 +372,13 @@ describe('outbox on PostgreSQL', () => {
         rows.map(({ id }) => Number(id)),
         true,
       );
-      return times.sort((a, b) => a - b)[10] ?? 0;
+      return Math.min(...times);
     };
-    const empty = await median();
+    const empty = await timeOfPage();
     await insert(1_000_000, 'now()');
-    const fresh = await median();
+    const fresh = await timeOfPage();
     await pool.query(`VACUUM ANALYZE ${table}`);
-    const settled = await median();
+    const settled = await timeOfPage();
     await pool.end();
     console.info(
       `a page of 100 rows: empty ${empty.toFixed(2)} ms, beside a million ${fresh.toFixed(2)} ms, after VACUUM ANALYZE ${settled.toFixed(2)} ms`,

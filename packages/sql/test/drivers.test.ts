@@ -252,8 +252,8 @@ it('a statement without an answer is given up, with its connection', async () =>
   const other = createPool({ uri: brokers[1].url, connectionLimit: 1 });
   try {
     for (const [database, sleep] of [
-      [pgDatabase(pool, { timeout: 300 }), 'SELECT pg_sleep(20)'],
-      [mysqlDatabase(other, { timeout: 300 }), 'SELECT SLEEP(20)'],
+      [pgDatabase(pool, { timeout: 2_000 }), 'SELECT pg_sleep(20)'],
+      [mysqlDatabase(other, { timeout: 2_000 }), 'SELECT SLEEP(20)'],
     ] as const) {
       await expect(database.run(sleep)).rejects.toMatchObject({ code: 'CONNECTION' });
       expect((await database.run('SELECT 1 AS one')).rows).toEqual([{ one: 1 }]);
@@ -389,7 +389,7 @@ it('a transaction whose first statement failed is not left to the next one', asy
 it('a BEGIN whose answer is late is not left to the next one', async () => {
   const broker = await postgres();
   await using wire = await Wire.to(broker.url);
-  const pool = new pg.Pool({ connectionString: wire.url, max: 1, query_timeout: 200 });
+  const pool = new pg.Pool({ connectionString: wire.url, max: 1, query_timeout: 2_000 });
   try {
     await pool.query('SELECT 1');
     const late: (() => void)[] = [];
