@@ -5,7 +5,7 @@ export default defineConfig({
   test: {
     include: ['packages/*/test/**/*.test.ts', 'adapters/*/test/**/*.test.ts', 'conformance-tests/test/brokers.test.ts'],
     // They wait for databases and brokers more than they work; timers stay honest.
-    maxWorkers: 3,
+    maxWorkers: 4,
     // Disks that flush slowly and containers that start cold are no failures; what hangs is one still.
     testTimeout: 30_000,
     hookTimeout: 120_000,

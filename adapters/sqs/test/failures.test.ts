@@ -205,7 +205,7 @@ describe('delayed publishes', () => {
     expect(aws.size('waybill-v1-delay')).toBe(1);
     await bus.provision([{ topic: 'orders', groups: ['g'] }]);
     await vi.waitFor(() => expect(aws.size('waybill-v1-group_x_orders_x_g')).toBe(1), { timeout: 13_000 });
-    await vi.waitFor(() => expect(aws.size('waybill-v1-delay')).toBe(0));
+    await vi.waitFor(() => expect(aws.size('waybill-v1-delay')).toBe(0), { timeout: 10_000 });
   }, 20_000);
 
   test('wait ten minutes from when their topic was found missing, not from their time', async () => {
@@ -261,7 +261,7 @@ describe('dead letters of an ordered topic', () => {
       Array.from({ length: messages }, (_, data) => ({ data, key: 'k' })),
     );
     await vi.waitFor(() => expect(calls).toBe(messages), { timeout: 5_000 });
-    await vi.waitFor(() => expect(aws.size('waybill-v1-dead_x_steps_x_g.fifo')).toBe(messages));
+    await vi.waitFor(() => expect(aws.size('waybill-v1-dead_x_steps_x_g.fifo')).toBe(messages), { timeout: 10_000 });
     const entries = await bus.deadLetters(ordered, 'g').peek();
     expect(entries.map(({ data, key }) => [data, key])).toEqual(entries.map((_, data) => [data, 'k']));
     expect(entries).toHaveLength(messages);
@@ -307,7 +307,9 @@ describe('broadcasts', () => {
     expect(aws.isSubscribed(topicName, 'waybill-v1-cast_x_orders_x_dead')).toBe(true);
     await fast.close(); // its receiver is not: that is how a process dies
     await vi.waitFor(() => expect(aws.hasQueue('waybill-v1-cast_x_orders_x_dead')).toBe(false), { timeout: 8_000 });
-    await vi.waitFor(() => expect(aws.isSubscribed(topicName, 'waybill-v1-cast_x_orders_x_dead')).toBe(false));
+    await vi.waitFor(() => expect(aws.isSubscribed(topicName, 'waybill-v1-cast_x_orders_x_dead')).toBe(false), {
+      timeout: 10_000,
+    });
     expect(aws.hasQueue('waybill-v1-cast_x_orders_x_living')).toBe(true);
     expect(aws.isSubscribed(topicName, 'waybill-v1-cast_x_orders_x_living')).toBe(true);
   }, 15_000);
@@ -347,7 +349,7 @@ describe('a receiver', () => {
     const clock = { ...systemClock, monotonic: () => performance.now() + jump };
     const receiver = await join(await openAdapter(clock), { lease: 2_000 });
     const first = next(receiver);
-    await vi.waitFor(() => expect(aws.count('ReceiveMessage')).toBeGreaterThan(1));
+    await vi.waitFor(() => expect(aws.count('ReceiveMessage')).toBeGreaterThan(1), { timeout: 10_000 });
     jump = 4_000;
     aws.put(queue, 'x');
     expect((await first).map(({ deliveries }) => deliveries)).toEqual([2]);
@@ -394,7 +396,7 @@ describe('a receiver', () => {
     const held = Promise.withResolvers<void>();
     aws.hold = (action) => (action === 'DeleteMessageBatch' ? held.promise : undefined);
     const settled = receiver.settle([{ verb: 'ack', delivery }]);
-    await vi.waitFor(() => expect(aws.size(queue)).toBe(0));
+    await vi.waitFor(() => expect(aws.size(queue)).toBe(0), { timeout: 10_000 });
     expect(await receiver.extend?.([delivery])).toEqual([undefined]);
     await wait(1_100);
     held.resolve();

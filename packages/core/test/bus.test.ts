@@ -113,7 +113,7 @@ test('close does not spin while a publish still asks for its topic', async () =>
   await bus.publish('known', 1);
   down = true;
   const publishes = [timed(bus.publish('known', 2)), timed(bus.publish('new', 1))];
-  await vi.waitFor(() => expect(asks).toBeGreaterThan(0));
+  await vi.waitFor(() => expect(asks).toBeGreaterThan(0), { timeout: 10_000 });
   const before = asks;
   expect((await timed(bus.close({ timeout: 200 }))).took).toBeLessThan(2_000);
   expect(asks - before).toBeLessThan(20);
@@ -205,10 +205,10 @@ test('ORD-01 a message that a pause catches before its handler stays before its 
   const Steps = topic<number>('steps', { ordered: true, key: () => 'k' });
   const seen: number[] = [];
   const subscription = await bus.subscribe(Steps, { group: 'g' }, ({ data }) => seen.push(data));
-  await vi.waitFor(() => expect([asked, subscription.stats().buffered]).toEqual([1, 1]));
+  await vi.waitFor(() => expect([asked, subscription.stats().buffered]).toEqual([1, 1]), { timeout: 10_000 });
   await subscription.pause();
   gate.resolve();
-  await vi.waitFor(() => expect(subscription.stats().inFlight).toBe(0));
+  await vi.waitFor(() => expect(subscription.stats().inFlight).toBe(0), { timeout: 10_000 });
   await settled();
   expect(seen).toEqual([]);
   await subscription.resume();
@@ -233,7 +233,7 @@ test('LIFE-01 a close does not wait for a settlement that has ended after its me
   }));
   const subscription = await bus.subscribe('t', { group: 'g' }, () => {});
   await bus.publish('t', 1);
-  await vi.waitFor(() => expect(lose).toBeDefined());
+  await vi.waitFor(() => expect(lose).toBeDefined(), { timeout: 10_000 });
   const closing = timed(subscription.close({ timeout: '4s' }));
   await settled();
   lose?.();

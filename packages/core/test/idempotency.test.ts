@@ -89,7 +89,9 @@ describe('a subscription with a store', () => {
       if (message.attempt === 1) await message.retry({ after: 10 });
     });
     await bus.publish('t', 1, { id: 'a' });
-    await vi.waitFor(() => expect(subscription.stats()).toMatchObject({ acked: 1, retried: 1, inFlight: 0 }));
+    await vi.waitFor(() => expect(subscription.stats()).toMatchObject({ acked: 1, retried: 1, inFlight: 0 }), {
+      timeout: 10_000,
+    });
     expect(attempts).toEqual([1, 2]);
   });
 
@@ -139,7 +141,9 @@ describe('a subscription with a store', () => {
     const idempotency = { store: memoryStore(), key: key as never };
     const subscription = await bus.subscribe('t', { group: 'g', idempotency, retry: { attempts: 1 } }, handled);
     for (const data of [1, 2]) await bus.publish('t', data);
-    await vi.waitFor(() => expect(subscription.stats()).toMatchObject({ deadLettered: 2, duplicates: 0 }));
+    await vi.waitFor(() => expect(subscription.stats()).toMatchObject({ deadLettered: 2, duplicates: 0 }), {
+      timeout: 10_000,
+    });
     expect(handled).not.toHaveBeenCalled();
     const [letter] = await bus.deadLetters('t', 'g').peek();
     expect(letter?.error?.message).toMatch(/idempotency\.key gave .* not a text/);

@@ -68,10 +68,13 @@ it('a message is marked by a store across buses', async () => {
     await using bus = await connect('memory:', { idempotency: postgresStore(pool, { schema }) });
     const subscription = await bus.subscribe('orders', { group: 'g' }, handler);
     await bus.publish('orders', {}, { id: 'o-1' });
-    await vi.waitFor(() => {
-      const { acked, duplicates } = subscription.stats();
-      expect(acked + duplicates).toBeGreaterThan(0);
-    });
+    await vi.waitFor(
+      () => {
+        const { acked, duplicates } = subscription.stats();
+        expect(acked + duplicates).toBeGreaterThan(0);
+      },
+      { timeout: 10_000 },
+    );
   }
   expect(handler).toHaveBeenCalledTimes(1);
 });

@@ -96,13 +96,16 @@ describe.each(Object.entries(places))('table of claims: %s', (_name, start) => {
     const more = Array.from({ length: 1_200 }, () => ({ ...ended, key: randomUUID() }));
     const outcomes = await Promise.all([ended, ...more].map((one) => inbox.run(one, async () => true)));
     expect(new Set(outcomes)).toEqual(new Set(['ran']));
-    await vi.waitFor(async () => {
-      const outcome = await inbox.run({ ...ended, window: 60_000 }, async () => {
-        await place.table.clean?.(8_000);
-        return true;
-      });
-      expect(outcome).toBe('ran');
-    });
+    await vi.waitFor(
+      async () => {
+        const outcome = await inbox.run({ ...ended, window: 60_000 }, async () => {
+          await place.table.clean?.(8_000);
+          return true;
+        });
+        expect(outcome).toBe('ran');
+      },
+      { timeout: 10_000 },
+    );
     expect(await inbox.run(ended, async () => true)).toBe('duplicate');
   });
 

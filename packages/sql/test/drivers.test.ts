@@ -192,7 +192,7 @@ describe.each(Object.entries(drivers))('%s', (name, start) => {
       await late.catch(() => {});
     }, given.signal);
     await expect(running).rejects.toThrow('too late');
-    await vi.waitFor(() => expect(late).toBeDefined());
+    await vi.waitFor(() => expect(late).toBeDefined(), { timeout: 10_000 });
     await expect(late).rejects.toThrow();
     expect(await count()).toBe(0);
     // The pool is as large as before.
@@ -270,7 +270,9 @@ it('a callback is told as well that the transaction has ended', async () => {
     const kept = await pgTransactions(pool).transaction(async (tx) => tx);
     const told = vi.fn();
     kept.query('SELECT 1', told);
-    await vi.waitFor(() => expect(told).toHaveBeenCalledWith(expect.objectContaining({ field: 'tx' })));
+    await vi.waitFor(() => expect(told).toHaveBeenCalledWith(expect.objectContaining({ field: 'tx' })), {
+      timeout: 10_000,
+    });
   } finally {
     await pool.end();
     await broker.stop();

@@ -17,14 +17,14 @@ it('hears what is notified, also after its connection was cut, on a pool of one'
   const heard = vi.fn();
   const listening = await database.listen?.('a channel', heard);
   await database.run(`NOTIFY "a channel"`);
-  await vi.waitFor(() => expect(heard).toHaveBeenCalledTimes(1));
+  await vi.waitFor(() => expect(heard).toHaveBeenCalledTimes(1), { timeout: 10_000 });
   await database.run(
     `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'listen-test' AND pid <> pg_backend_pid()`,
   );
   // Once because a word may have been missed.
   await vi.waitFor(() => expect(heard).toHaveBeenCalledTimes(2), 10_000);
   await database.run(`NOTIFY "a channel"`);
-  await vi.waitFor(() => expect(heard).toHaveBeenCalledTimes(3));
+  await vi.waitFor(() => expect(heard).toHaveBeenCalledTimes(3), { timeout: 10_000 });
   await listening?.[Symbol.asyncDispose]();
   await pool.end();
 });
@@ -36,7 +36,7 @@ it('a pool whose connections are cut while they are idle does not end the proces
   await database.run(
     `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'idle-test' AND pid <> pg_backend_pid()`,
   );
-  await vi.waitFor(() => expect(pool.totalCount).toBe(1));
+  await vi.waitFor(() => expect(pool.totalCount).toBe(1), { timeout: 10_000 });
   expect((await database.run('SELECT 1 AS one')).rows).toEqual([{ one: 1 }]);
   await pool.end();
 });
@@ -57,7 +57,7 @@ it('lets go of a server that takes connections and does not answer', async () =>
   const listening = await pgDatabase(pool).listen?.('silent', () => {});
   wire.asked = () => {};
   wire.cut();
-  await vi.waitFor(() => expect(wire.links).toHaveLength(1));
+  await vi.waitFor(() => expect(wire.links).toHaveLength(1), { timeout: 10_000 });
   await listening?.[Symbol.asyncDispose]();
   await pool.end();
 });
