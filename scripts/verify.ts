@@ -16,6 +16,16 @@ interface Step {
   readonly run: (log: (text: string) => void) => Promise<void>;
 }
 
+/** Why a step failed, and what is told of it again at the end. */
+class Failure extends Error {
+  readonly told: string;
+
+  constructor(message: string, told: string) {
+    super(message);
+    this.told = told;
+  }
+}
+
 /** One promise of the contract on one adapter, as the conformance command writes it. */
 interface Verdict {
   readonly adapter: string;
@@ -88,12 +98,20 @@ const command =
         timeout: STEP_WITHIN_MS,
         killSignal: 'SIGKILL',
       });
-      child.stdout.on('data', (chunk: Buffer) => log(chunk.toString()));
-      child.stderr.on('data', (chunk: Buffer) => log(chunk.toString()));
+      const printed: string[] = [];
+      const note = (chunk: Buffer): void => {
+        printed.push(chunk.toString());
+        log(chunk.toString());
+      };
+      child.stdout.on('data', note);
+      child.stderr.on('data', note);
       child.on('error', reject);
       const ended = (code: number | null, signal: NodeJS.Signals | null): void => {
         if (code === 0) resolve();
-        else reject(new Error(`${program} ${args.join(' ')} ended with ${signal ?? `exit code ${code}`}`));
+        else {
+          const why = `${program} ${args.join(' ')} ended with ${signal ?? `exit code ${code}`}`;
+          reject(new Failure(why, failuresIn(printed.join(''))));
+        }
       };
       child.on('close', ended);
       // A child of its own that outlives it keeps the pipes open: what is printed a moment later is nobody's.
@@ -115,6 +133,9 @@ const titled =
     const printed: string[] = [];
     try {
       await run((text) => printed.push(text));
+    } catch (error) {
+      const { message, told } = failureOf(error);
+      throw new Failure(`${name}: ${message}`, told);
     } finally {
       log(`${name}\n${printed.join('')}\n`);
     }
@@ -125,14 +146,16 @@ const sideBySide =
   (runs: readonly Step['run'][], atOnce = Math.max(2, availableParallelism())): Step['run'] =>
   async (log) => {
     const left = [...runs];
-    const failures: unknown[] = [];
+    const failures: Failure[] = [];
     const work = async (): Promise<void> => {
       for (let run = left.shift(); run !== undefined; run = left.shift()) {
-        await run(log).catch((error: unknown) => failures.push(error));
+        await run(log).catch((error: unknown) => failures.push(failureOf(error)));
       }
     };
     await Promise.all(Array.from({ length: atOnce }, work));
-    if (failures.length > 0) throw failures[0];
+    if (failures.length === 0) return;
+    const told = failures.map((failure) => `${failure.message}\n${failure.told}`).join('\n');
+    throw new Failure(`${failures.length} of ${runs.length} failed`, told);
   };
 
 const node = (...args: string[]): Step['run'] => command(process.execPath, args);
@@ -201,19 +224,22 @@ const steps: readonly Step[] = [
 
 const seconds = (since: number): string => `${((performance.now() - since) / 1_000).toFixed(1)} s`;
 
-/** Lines of a failed step that are told again at the end. */
-const TOLD_LINES = 60;
+/** Lines that are told again at the end: of each failed test, or of what names none. */
+const TOLD = { ofTest: 20, ofOthers: 60 };
 
-/** What test runners report of failures, or else the end of what was printed. */
+/** The beginnings of what a test runner reports of each failed test, or else the end of what was printed. */
 function failuresIn(printed: string): string {
   const lines = stripVTControlCharacters(printed).trimEnd().split('\n');
-  let within = false;
-  const reported = lines.filter((line) => {
-    if (/⎯ (Failed|Unhandled) /.test(line)) within = true;
-    if (/^ *Test Files /.test(line)) within = false;
-    return within && line.trim() !== '';
-  });
-  return (reported.length > 0 ? reported.slice(0, TOLD_LINES) : lines.slice(-TOLD_LINES)).join('\n');
+  const starts = lines.flatMap((line, at) => (/^ *FAIL /.test(line) || /⎯ Unhandled /.test(line) ? [at] : []));
+  if (starts.length === 0) return lines.slice(-TOLD.ofOthers).join('\n');
+  const reports = starts.map((start, at) =>
+    lines.slice(start, Math.min(start + TOLD.ofTest, starts[at + 1] ?? Infinity)),
+  );
+  return reports.map((report) => report.filter((line) => line.trim() !== '').join('\n')).join('\n');
+}
+
+function failureOf(error: unknown): Failure {
+  return error instanceof Failure ? error : new Failure(error instanceof Error ? error.message : String(error), '');
 }
 
 /** Why it failed; undefined when it passed. */
@@ -230,10 +256,11 @@ async function runStep(step: Step): Promise<string | undefined> {
     console.log(`✓ ${step.name} (${seconds(started)})`);
     return undefined;
   } catch (error) {
-    const outcome = `✗ ${step.name} (${seconds(started)}): ${error instanceof Error ? error.message : String(error)}`;
+    const { message, told } = failureOf(error);
+    const outcome = `✗ ${step.name} (${seconds(started)}): ${message}`;
     console.log(printed.join(''));
     console.log(outcome);
-    return `${outcome}\n${failuresIn(printed.join(''))}`;
+    return `${outcome}\n${told}`;
   } finally {
     file.end();
   }

@@ -42,19 +42,31 @@ export function steadyLease({ lease }: Scenario): number {
   return Math.max(lease, 3_000);
 }
 
-/** Something came later than the contract allows on an idle machine: a machine that stood still looks the same. */
-export class TooLate extends Error {}
+/** Something came later than the contract allows on an idle machine. */
+export class TooLate extends Error {
+  /** In `performance.now()`. */
+  readonly from: number;
+  readonly came: number;
+  /** Noted by whoever runs the test. */
+  machineWasIdle = true;
+
+  constructor(message: string, from: number, came: number) {
+    super(message);
+    this.from = from;
+    this.came = came;
+  }
+}
 
 /**
  * Asserts that something that was due `delay` milliseconds after `from` came in time.
  *
  * @throws TooLate for the tests that have `timing`
  */
-export function expectInTime(what: unknown, from: number, delay: number, came: number | undefined): void {
-  const after = Math.round((came ?? Number.NaN) - from);
+export function expectInTime(what: unknown, from: number, delay: number, came = Number.NaN): void {
+  const after = Math.round(came - from);
   const told = `${what}: due after ${delay} ms, came after ${after} ms`;
   if (!(after >= delay - EARLY)) throw new Error(told);
-  if (after > delay + late(delay)) throw new TooLate(told);
+  if (after > delay + late(delay)) throw new TooLate(told, from, came);
 }
 
 /** A promise that is opened by hand. */

@@ -85,14 +85,14 @@ export function startMemberProcess(order: MemberOrder): MemberProcess {
   };
 }
 
-/** Milliseconds: before a member tells anything it starts a process, beside those of other tests. */
-const MEMBERS_PATIENCE = 2 * PATIENCE;
+/** Milliseconds: before a member tells anything its process starts, beside those of other tests. */
+const STARTS_WITHIN = 30_000;
 
 /** Shared by both kinds of members. */
 export async function waitForEvents(
   events: readonly MemberEvent[],
   until: string | ((events: readonly MemberEvent[]) => boolean),
-  within = MEMBERS_PATIENCE,
+  within = events.length === 0 ? STARTS_WITHIN : PATIENCE,
   over: () => number | string | undefined = () => undefined,
   printed: () => string = () => '',
 ): Promise<readonly MemberEvent[]> {

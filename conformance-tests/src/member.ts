@@ -5,7 +5,10 @@ export interface Member {
   readonly events: readonly MemberEvent[];
   /** The events of this type. */
   told(type: string): readonly MemberEvent[];
-  /** Waits for an event of this type, or for what `until` asks of all events, up to `within` milliseconds (30 s). */
+  /**
+   * Waits for an event of this type, or for what `until` asks of all events, up to `within` milliseconds: 15 s, and 30 s
+   * for the first.
+   */
   waitFor(
     until: string | ((events: readonly MemberEvent[]) => boolean),
     within?: number,

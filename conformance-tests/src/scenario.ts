@@ -29,10 +29,7 @@ export interface Behaviour {
 export interface BehaviourOptions {
   /** Stops or restarts the whole broker: runs alone, at the end. */
   readonly disruptive?: boolean;
-  /**
-   * Measures time: runs alone, and up to three times while something comes too late. The contract gives those bounds for
-   * an idle machine: one that stands still makes something late now and then, a library that is late does so each time.
-   */
+  /** Measures time: runs alone, and what comes too late while the machine is not idle is measured again. */
   readonly timing?: boolean;
   /**
    * Kills members, or cuts them off: runs beside others of the kind, after the rest. What a dead member held of

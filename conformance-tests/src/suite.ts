@@ -11,8 +11,6 @@ export interface SuiteOptions {
   readonly ids?: readonly ContractId[];
 }
 
-/** Cleaning up after a test comes out of its time too. */
-const CLEAN_UP = 30_000;
 const START_WITHIN = 180_000;
 
 /**
@@ -24,7 +22,7 @@ export function defineConformanceSuite(adapter: AdapterUnderTest, options: Suite
 
   const register = (behaviour: Behaviour): void => {
     const { id, facet } = behaviour;
-    test(`${id} ${facet}`, { timeout: timeoutOf(behaviour, adapter.lease) + CLEAN_UP }, async ({ task }) => {
+    test(`${id} ${facet}`, { timeout: timeoutOf(behaviour, adapter.lease) }, async ({ task }) => {
       task.meta.waybill = { adapter: adapter.name, id };
       if (bench === undefined) throw new Error(`${adapter.name} did not start`);
       const reason = await runBehaviour(bench, behaviour);

@@ -68,6 +68,8 @@ class Side {
   readonly #takesAll: boolean;
   #members: RigMember[] = [];
   #inHand: { readonly member: number; readonly delivery: Delivery }[] = [];
+  /** Who was given a message last, by its text. */
+  readonly #latest = new Map<string, Delivery>();
   #letters = 0;
   #published = 0;
 
@@ -95,8 +97,11 @@ class Side {
       }
       case 'settle':
       case 'extend': {
-        // Whose lease has ended and whom nobody else was given may still be settled, or be lost: both keep the contract.
-        this.#inHand = this.#inHand.filter(({ delivery }) => (delivery.leaseUntil ?? 0) > rig.clock.monotonic());
+        // What nobody was given after its lease had ended may still be settled, or be lost: both keep the contract.
+        const now = rig.clock.monotonic();
+        this.#inHand = this.#inHand.filter(
+          ({ delivery }) => (delivery.leaseUntil ?? 0) > now || this.#latest.get(text(delivery)) !== delivery,
+        );
         if (this.#inHand.length === 0) return undefined;
         const [held] = this.#inHand.splice(step.which % this.#inHand.length, 1);
         if (held === undefined) return undefined;
@@ -105,7 +110,9 @@ class Side {
         if (step.do === 'extend') {
           const ends = await receiver?.extend?.([delivery]);
           const until = ends?.[0];
-          this.#inHand.push(until === undefined ? held : { member, delivery: { ...delivery, leaseUntil: until } });
+          const extended = until === undefined ? delivery : { ...delivery, leaseUntil: until };
+          if (this.#latest.get(text(delivery)) === delivery) this.#latest.set(text(delivery), extended);
+          this.#inHand.push({ member, delivery: extended });
           return ends;
         }
         const settlements = {
@@ -163,7 +170,10 @@ class Side {
   }
 
   #got(member: number, deliveries: readonly Delivery[]): unknown {
-    for (const delivery of deliveries) this.#inHand.push({ member, delivery });
+    for (const delivery of deliveries) {
+      this.#inHand.push({ member, delivery });
+      this.#latest.set(text(delivery), delivery);
+    }
     return deliveries.map((one) => [
       text(one),
       one.key,

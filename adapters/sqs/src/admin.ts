@@ -186,7 +186,7 @@ class Scan implements DeadLetterScan {
   async close(): Promise<void> {
     this.#closed = true;
     this.#pulse?.cancel();
-    // After its time, somebody else may have it: SQS would show them theirs.
+    // After its time somebody else may have hidden it.
     const left = [...this.#held.entries()]
       .filter(([record]) => this.#isOurs(record) && !this.#redriven.has(record))
       .map(([, held]) => held);
@@ -206,7 +206,7 @@ class Scan implements DeadLetterScan {
 
   async #renew(): Promise<void> {
     const { requests, clock } = this.#parts;
-    const all = [...this.#held.values()];
+    const all = [...this.#held.entries()].filter(([record]) => this.#isOurs(record)).map(([, held]) => held);
     if (all.length === 0) return;
     const until = clock.monotonic() + scanVisibility * 1_000;
     const done = await requests.hide(all, () => scanVisibility);

@@ -94,6 +94,22 @@ const early: Fault = {
   }),
 };
 
+const lateDelay: Fault = {
+  name: 'delivers late',
+  wrong: 'delays end a second too late',
+  caughtBy: ['DELAY-01', 'DELAY-02'],
+  plant: () => ({
+    connection: (inner) => ({
+      publish: (batch) =>
+        inner.publish(
+          batch.map((message) =>
+            message.deliverAt === undefined ? message : { ...message, deliverAt: message.deliverAt + 1_000 },
+          ),
+        ),
+    }),
+  }),
+};
+
 const delayInLine: Fault = {
   name: 'queues the delayed',
   wrong: 'delayed messages wait in one line, so a short delay waits for the long one before it',
@@ -126,4 +142,12 @@ const loseExpiry: Fault = {
 };
 
 /** Mistakes in delays and expiry. */
-export const delayFaults: readonly Fault[] = [loseDelay, delayInClient, delayForOne, early, delayInLine, loseExpiry];
+export const delayFaults: readonly Fault[] = [
+  loseDelay,
+  delayInClient,
+  delayForOne,
+  early,
+  lateDelay,
+  delayInLine,
+  loseExpiry,
+];

@@ -11,6 +11,18 @@ const retryAtOnce: Fault = {
   }),
 };
 
+const retryLate: Fault = {
+  name: 'retries late',
+  wrong: 'a message that is given back for a time comes again a second after it',
+  caughtBy: ['RETRY-01', 'RETRY-05', 'RETRY-06'],
+  plant: () => ({
+    receiver: (inner) =>
+      settlesThrough(inner, (one) =>
+        one.verb === 'giveBack' && one.after > 0 ? { ...one, after: one.after + 1_000 } : one,
+      ),
+  }),
+};
+
 const forgetAttempt: Fault = {
   name: 'forgets the attempt',
   wrong: 'every delivery of a message says attempt 1',
@@ -113,6 +125,7 @@ const ackWhenRetryFails: Fault = {
 /** Mistakes in attempts and retries. */
 export const retryFaults: readonly Fault[] = [
   retryAtOnce,
+  retryLate,
   forgetAttempt,
   retryForAll,
   retryBlocks,

@@ -33,11 +33,10 @@ export const consumer: MemberProgram<ConsumerArgs> = async (member, args) => {
   const source = args.ordered ? topic<unknown>(args.topic, { ordered: true, key: () => '' }) : args.topic;
   const released = member.command('release');
 
-  // What it holds counts, not what nobody has collected yet.
-  setFlagsFromString('--expose-gc');
-  const collect = runInNewContext('gc') as () => void;
   const weigh = (): void => {
-    collect();
+    // What it holds counts, not what nobody has collected yet.
+    setFlagsFromString('--expose-gc');
+    (runInNewContext('gc') as () => void)();
     member.emit('weighed', { bytes: process.memoryUsage().arrayBuffers });
     void member.command('weigh').then(weigh);
   };

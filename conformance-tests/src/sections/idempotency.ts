@@ -3,7 +3,15 @@ import { topic as declare, type IdempotencyStore, type Message, type Subscriptio
 import { expect } from 'vitest';
 import type { ContractId } from '../contract.ts';
 import { openInbox, openStore, type Place, placeForTest, places, withTransactions } from '../places.ts';
-import { AT_ONCE, type BehaviourOptions, contract, RECOVERY, type Scenario, settles } from '../scenario.ts';
+import {
+  AT_ONCE,
+  type BehaviourOptions,
+  contract,
+  RECOVERY,
+  type Scenario,
+  settles,
+  TAKE_OVER_MARGIN,
+} from '../scenario.ts';
 
 /** A test of idempotency, on each place that stores are to be tested on. `open` gives a store over the place. */
 function remembers(
@@ -323,8 +331,9 @@ remembers(
     await member.kill();
     const heir = s.recorder<number>();
     const subscription = await bus.subscribe(topic, { ...options, idempotency: heirs.it }, heir.handler);
-    // The claim may end a moment after the message has come, which then comes again by way of the delays.
-    await heir.waitFor(1, s.takeOver + RECOVERY);
+    // The claim may end a moment after the message has come, which then comes again by way of the delays: these may have
+    // to be taken over too.
+    await heir.waitFor(1, s.takeOver + TAKE_OVER_MARGIN);
     await bus.publish(topic, 2, { id: 'same' });
     await s.eventually('a duplicate', () => subscription.stats().duplicates === 1);
     expect(heir.data).toEqual([1]);

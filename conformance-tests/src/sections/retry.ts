@@ -204,7 +204,8 @@ contract(
     const letters = await bus.deadLetters(topic, 'g').peek();
     expect(new Set(letters.map((letter) => letter.attempts))).toEqual(new Set([3]));
   },
-  { deadly: true },
+  // Two chains of attempts, each behind leases.
+  { deadly: true, timeout: (lease) => 120_000 + 8 * lease },
 );
 
 contract('RETRY-02', 'on an ordered topic a restart never costs an attempt', async (s) => {

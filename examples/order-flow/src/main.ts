@@ -14,7 +14,7 @@ import { placeOrders } from './services/orders.ts';
 import { payment } from './services/payment.ts';
 import { shipping } from './services/shipping.ts';
 import { closeShop, openShop, outbox } from './shop.ts';
-import { allIsDone, summarise, total } from './summary.ts';
+import { allIsDone, deadLettered, doublesSeen, summarise } from './summary.ts';
 import { note, noteFailures, until } from './timeline.ts';
 import { OrderPlaced } from './topics.ts';
 
@@ -34,14 +34,14 @@ try {
   await using _relay = await outbox.relay(bus);
   await placeOrders(bus);
 
-  await until('inventory gives up an order', () => total(subscriptions, 'deadLettered') > 0);
+  await until('inventory gives up an order', () => deadLettered(subscriptions) > 0);
   const deadLetters = bus.deadLetters(OrderPlaced, 'inventory');
   const letters = await deadLetters.peek();
   for (const { id = '', attempts } of letters) note('inventory', 'gave up', id, `${attempts} attempts were made`);
 
   learn('teapot', 'o-3');
   const redriven = await deadLetters.redrive('all');
-  await until('everything is done', () => allIsDone() && total(subscriptions, 'duplicates') >= 4);
+  await until('everything is done', () => allIsDone() && doublesSeen(subscriptions));
 
   const left = (await deadLetters.count()).value;
   process.exitCode = summarise({ subscriptions, letters, redriven, left }) ? 0 : 1;

@@ -193,6 +193,7 @@ describe.each(Object.entries(places))('inbox: %s', (kind, start) => {
   });
 
   it('runs again when the window is over', async () => {
+    // From the claim on; the second run has to come within it.
     const wanted = claim({ window: 3_000 });
     expect(await first.run(wanted, handler('window'))).toBe('ran');
     expect(await second.run(wanted, handler('window'))).toBe('duplicate');

@@ -20,6 +20,7 @@ afterAll(() => file.remove());
 const claim = (lease: number): Claim => ({ scope: 'leased', key: randomUUID(), lease, window: 60_000 });
 
 it('does not work under a claim whose answer came after its lease', async () => {
+  // The second store has to answer within it.
   const wanted = claim(2_000);
   const slow: ClaimTable = {
     ...table,
@@ -43,6 +44,7 @@ it('holds its claims though one renewal is never answered', async () => {
     renew: (items) => (renewals++ === 0 ? new Promise(() => {}) : table.renew(items)),
   };
   const lost = vi.fn();
+  // A second is left for the renewal after the one that is not answered.
   const outcome = await new LeasedStore(silent, 10_000).run(claim(3_000), async ({ signal }) => {
     signal?.addEventListener('abort', lost);
     await wait(7_500);

@@ -454,6 +454,7 @@ describe.each(databaseNames)('outbox on %s', (name) => {
   });
 
   it('shares the lanes among relays', async () => {
+    // Longer than a busy machine stands still: a relay that lost its lanes would send once more.
     const first = await relay({ lease: '3s' });
     expect((await first.stats()).lanes).toBe(64);
     const second = await relay({ lease: '3s' });

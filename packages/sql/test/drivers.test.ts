@@ -252,6 +252,7 @@ it('a statement without an answer is given up, with its connection', async () =>
   const other = createPool({ uri: brokers[1].url, connectionLimit: 1 });
   try {
     for (const [database, sleep] of [
+      // The same time holds for what is answered, also by a busy machine.
       [pgDatabase(pool, { timeout: 2_000 }), 'SELECT pg_sleep(20)'],
       [mysqlDatabase(other, { timeout: 2_000 }), 'SELECT SLEEP(20)'],
     ] as const) {
@@ -391,6 +392,7 @@ it('a transaction whose first statement failed is not left to the next one', asy
 it('a BEGIN whose answer is late is not left to the next one', async () => {
   const broker = await postgres();
   await using wire = await Wire.to(broker.url);
+  // The queries before and after have to be answered in that time.
   const pool = new pg.Pool({ connectionString: wire.url, max: 1, query_timeout: 2_000 });
   try {
     await pool.query('SELECT 1');
