@@ -16,7 +16,7 @@ interface Step {
   readonly run: (log: (text: string) => void) => Promise<void>;
 }
 
-/** Why a step failed, and what is told of it again at the end. */
+/** A step that knows by itself what is to be told again at the end. */
 class Failure extends Error {
   readonly told: string;
 
@@ -98,20 +98,12 @@ const command =
         timeout: STEP_WITHIN_MS,
         killSignal: 'SIGKILL',
       });
-      const printed: string[] = [];
-      const note = (chunk: Buffer): void => {
-        printed.push(chunk.toString());
-        log(chunk.toString());
-      };
-      child.stdout.on('data', note);
-      child.stderr.on('data', note);
+      child.stdout.on('data', (chunk: Buffer) => log(chunk.toString()));
+      child.stderr.on('data', (chunk: Buffer) => log(chunk.toString()));
       child.on('error', reject);
       const ended = (code: number | null, signal: NodeJS.Signals | null): void => {
         if (code === 0) resolve();
-        else {
-          const why = `${program} ${args.join(' ')} ended with ${signal ?? `exit code ${code}`}`;
-          reject(new Failure(why, failuresIn(printed.join(''))));
-        }
+        else reject(new Error(`${program} ${args.join(' ')} ended with ${signal ?? `exit code ${code}`}`));
       };
       child.on('close', ended);
       // A child of its own that outlives it keeps the pipes open: what is printed a moment later is nobody's.
@@ -126,36 +118,24 @@ const onVariant = (variant: Variant): Step['run'] =>
     { ...ofItsOwn, ...variant.env },
   );
 
-/** What it prints stands together, under its name, though others print at the same time. */
-const titled =
-  (name: string, run: Step['run']): Step['run'] =>
-  async (log) => {
-    const printed: string[] = [];
-    try {
-      await run((text) => printed.push(text));
-    } catch (error) {
-      const { message, told } = failureOf(error);
-      throw new Failure(`${name}: ${message}`, told);
-    } finally {
-      log(`${name}\n${printed.join('')}\n`);
-    }
-  };
-
-/** Runs all of them to their ends, so many at a time. */
+/** Runs all of them to their ends, so many at a time. What each prints stands together, under its name. */
 const sideBySide =
-  (runs: readonly Step['run'][], atOnce = Math.max(2, availableParallelism())): Step['run'] =>
+  (steps: readonly Step[], atOnce = Math.max(2, availableParallelism())): Step['run'] =>
   async (log) => {
-    const left = [...runs];
-    const failures: Failure[] = [];
+    const left = [...steps];
+    const failures: string[] = [];
     const work = async (): Promise<void> => {
-      for (let run = left.shift(); run !== undefined; run = left.shift()) {
-        await run(log).catch((error: unknown) => failures.push(failureOf(error)));
+      for (let step = left.shift(); step !== undefined; step = left.shift()) {
+        const { name, run } = step;
+        const printed: string[] = [];
+        await run((text) => printed.push(text)).catch((error: unknown) => {
+          failures.push(`${name}: ${textOf(error)}\n${failuresIn(printed.join(''))}`);
+        });
+        log(`${name}\n${printed.join('')}\n`);
       }
     };
     await Promise.all(Array.from({ length: atOnce }, work));
-    if (failures.length === 0) return;
-    const told = failures.map((failure) => `${failure.message}\n${failure.told}`).join('\n');
-    throw new Failure(`${failures.length} of ${runs.length} failed`, told);
+    if (failures.length > 0) throw new Failure(`${failures.length} of ${steps.length} failed`, failures.join('\n'));
   };
 
 const node = (...args: string[]): Step['run'] => command(process.execPath, args);
@@ -204,11 +184,11 @@ const steps: readonly Step[] = [
     // The planted faults wait more than they work.
     name: 'conformance on other versions of brokers, and planted faults',
     run: sideBySide([
-      ...variants.map((variant) => titled(variant.name, onVariant(variant))),
-      titled(
-        'planted faults',
-        command('vitest', ['run', '--config', 'conformance-tests/vitest.config.ts', 'faults', 'array']),
-      ),
+      ...variants.map((variant) => ({ name: variant.name, run: onVariant(variant) })),
+      {
+        name: 'planted faults',
+        run: command('vitest', ['run', '--config', 'conformance-tests/vitest.config.ts', 'faults', 'array']),
+      },
     ]),
   },
   { name: 'fastify-orders', run: fastifyOrders },
@@ -238,8 +218,8 @@ function failuresIn(printed: string): string {
   return reports.map((report) => report.filter((line) => line.trim() !== '').join('\n')).join('\n');
 }
 
-function failureOf(error: unknown): Failure {
-  return error instanceof Failure ? error : new Failure(error instanceof Error ? error.message : String(error), '');
+function textOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
 }
 
 /** Why it failed; undefined when it passed. */
@@ -256,8 +236,8 @@ async function runStep(step: Step): Promise<string | undefined> {
     console.log(`✓ ${step.name} (${seconds(started)})`);
     return undefined;
   } catch (error) {
-    const { message, told } = failureOf(error);
-    const outcome = `✗ ${step.name} (${seconds(started)}): ${message}`;
+    const told = error instanceof Failure ? error.told : failuresIn(printed.join(''));
+    const outcome = `✗ ${step.name} (${seconds(started)}): ${textOf(error)}`;
     console.log(printed.join(''));
     console.log(outcome);
     return `${outcome}\n${told}`;

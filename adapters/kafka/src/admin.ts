@@ -9,6 +9,7 @@ import {
   type GroupRef,
   type Lag,
   laneOf,
+  nameOfGroup,
   readDeadLetterHeaders,
   type SettleResult,
   sleep,
@@ -218,7 +219,7 @@ export async function countDeadLetters(options: AdminOptions, group: GroupRef): 
  */
 async function requireGroup(options: AdminOptions, { topic, name }: GroupRef): Promise<readonly TopicPartition[]> {
   const { driver, names, target } = options;
-  const what = `group "${name}" of topic "${topic.name}"`;
+  const what = nameOfGroup({ topic, name });
   const retry = names.retry(topic.name, name);
   try {
     const partitions = await partitionsOf(driver, [names.topic(topic.name), retry]);
@@ -310,7 +311,7 @@ export async function readLag(options: AdminOptions, group: GroupRef, inFlight: 
       exact: delayed !== undefined && all.length <= members,
     };
   } catch (error) {
-    throw toWaybillError(error, `lag of group "${name}" of topic "${topic.name}"`, target);
+    throw toWaybillError(error, `lag of ${nameOfGroup({ topic, name })}`, target);
   }
 }
 
@@ -395,7 +396,7 @@ export async function moveGroup(options: AdminOptions, group: GroupRef, offsets:
   } catch (error) {
     const failure = asFailure(error);
     if (failure.code === 'INCONSISTENT_GROUP_PROTOCOL') throw foreignMembers(group, failure);
-    throw toWaybillError(error, `seek of group "${name}" of topic "${topic.name}"`, target);
+    throw toWaybillError(error, `seek of ${nameOfGroup({ topic, name })}`, target);
   }
 }
 
@@ -451,7 +452,7 @@ const metadataOf = (place: Committed | undefined | KafkaFailure): string =>
 const foreignMembers = ({ topic, name }: GroupRef, cause: KafkaFailure): ConfigError =>
   new ConfigError(
     'group',
-    `group "${name}" of topic "${topic.name}" has members that are not Waybill's, and Kafka moves a group only by its members; close those first`,
+    `${nameOfGroup({ topic, name })} has members that are not Waybill's, and Kafka moves a group only by its members; close those first`,
     { adapter, cause },
   );
 
@@ -459,7 +460,7 @@ const foreignMembers = ({ topic, name }: GroupRef, cause: KafkaFailure): ConfigE
 export async function removeGroup(options: AdminOptions, group: GroupRef): Promise<void> {
   const { driver, names, target } = options;
   const { topic, name } = group;
-  const what = `group "${name}" of topic "${topic.name}"`;
+  const what = nameOfGroup({ topic, name });
   try {
     const failure = await driver.deleteGroup(names.group(topic.name, name));
     if (failure?.code === 'NON_EMPTY_GROUP') {

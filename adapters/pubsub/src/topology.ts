@@ -264,7 +264,7 @@ export class Topology {
 
   async #verifyGroup(topic: TopicItem, { name, temporary }: GroupItem): Promise<readonly string[]> {
     const place = this.placeOf({ topic, name, temporary });
-    const what = `group "${name}" of topic "${topic.name}"`;
+    const what = nameOfGroup({ topic, name });
     const differences: string[] = [];
     const found = await this.look(place.subscription);
     if (found === undefined) differences.push(`${what}: subscription ${place.subscription} is missing`);

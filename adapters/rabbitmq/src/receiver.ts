@@ -102,8 +102,7 @@ export class RabbitReceiver implements Receiver, ReaderHost {
       await receiver.#open();
     } catch (error) {
       await receiver.close();
-      const { topic, name } = parts.source.group;
-      throw requestFailure(error, `group "${name}" of topic "${topic.name}" cannot be joined`);
+      throw requestFailure(error, `${nameOfGroup(parts.source.group)} cannot be joined`);
     }
     return receiver;
   }

@@ -175,7 +175,7 @@ export class Topology {
   /** All queues of a group, with what they are bound to. */
   #queuesOf(topic: TopicItem, lanes: number, group: GroupItem): GroupQueue[] {
     const names = this.#names;
-    const what = `group "${group.name}" of topic "${topic.name}"`;
+    const what = nameOfGroup({ topic, name: group.name });
     const routingKey = names.routingKey(topic.name);
     const laneKeys = Array.from({ length: lanes }, (_, lane) => names.laneKey(topic.name, lane));
     const place = names.group(topic.name, group.name, group.temporary ? 0 : lanes);

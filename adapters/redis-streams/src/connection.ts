@@ -162,8 +162,8 @@ export class RedisConnection implements Connection {
 
   /** A group that was deleted under its members, once more. @throws ConfigError where that is not ours to do */
   async #remake(group: GroupRef, start: (lane: number) => string | undefined): Promise<void> {
-    const { topic, name } = group;
-    const what = `group "${name}" of topic "${topic.name}"`;
+    const { topic } = group;
+    const what = nameOfGroup(group);
     if (this.#context.topology !== 'create' && !group.temporary) {
       throw new ConfigError('topology', `${what}: it was deleted; make it again, then subscribe`, {
         adapter: adapterName,

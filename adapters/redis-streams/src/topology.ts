@@ -4,6 +4,7 @@ import {
   ConfigError,
   checkOptions,
   type GroupRef,
+  nameOfGroup,
   type Position,
   type ProvisionItem,
   type TopicInfo,
@@ -143,7 +144,7 @@ export class Topology {
       const differences = compare(topic, found);
       for (const { name, temporary } of groups) {
         if (!(await this.#hasGroup(await this.placeOf({ topic, name, temporary })))) {
-          differences.push(`group "${name}" of topic "${topic.name}" is missing`);
+          differences.push(`${nameOfGroup({ topic, name })} is missing`);
         }
       }
       return differences;
@@ -156,7 +157,7 @@ export class Topology {
     try {
       await this.drop(await this.placeOf(ref));
     } catch (error) {
-      throw requestFailure(error, `group "${ref.name}" of topic "${ref.topic.name}" cannot be removed`);
+      throw requestFailure(error, `${nameOfGroup(ref)} cannot be removed`);
     }
   }
 
@@ -185,7 +186,7 @@ export class Topology {
         groups.map(({ stream, group }, lane) => this.#link.run(seekGroup, [stream], [group, start(lane)])),
       );
     } catch (error) {
-      throw requestFailure(error, `group "${ref.name}" of topic "${ref.topic.name}" cannot be moved`);
+      throw requestFailure(error, `${nameOfGroup(ref)} cannot be moved`);
     }
   }
 

@@ -4,6 +4,7 @@ import {
   type GroupRef,
   LeaseLostError,
   laneOf,
+  nameOfGroup,
   type Receiver,
   type ReceiverEvents,
   type Settlement,
@@ -270,18 +271,16 @@ export class SqliteReceiver implements Receiver {
     }
     this.#group = there ?? (await this.#store.write((database) => topology.makeGroup(database, this.#ref, 'latest')));
     this.#events.lost(this.#lanes, this.#lost('the group was deleted'));
-    const { topic, name } = this.#ref;
     this.#events.positionLost(
       '0',
-      `group "${name}" of topic "${topic.name}" was deleted and made again; what it had not settled is gone`,
+      `${nameOfGroup(this.#ref)} was deleted and made again; what it had not settled is gone`,
     );
   }
 
   #tellLost({ count, from, to }: NonNullable<Taken['lost']>): void {
-    const { topic, name } = this.#ref;
     this.#events.positionLost(
       '0',
-      `group "${name}" of topic "${topic.name}" lost ${count} messages that were removed before they were read: it went from position ${from} to ${to}`,
+      `${nameOfGroup(this.#ref)} lost ${count} messages that were removed before they were read: it went from position ${from} to ${to}`,
     );
   }
 

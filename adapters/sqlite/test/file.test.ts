@@ -70,17 +70,18 @@ test('a lock of another process is waited for while the event loop runs', async 
   const publish = bus.publish('t', 2).then(() => {
     confirmed = true;
   });
-  let longest = 0;
+  const gaps: number[] = [];
   let last = performance.now();
   for (let turns = 0; turns < 60; turns++) {
     await wait(5);
-    longest = Math.max(longest, performance.now() - last);
+    gaps.push(performance.now() - last);
     last = performance.now();
   }
   expect(confirmed).toBe(false);
   expect((await bus.health()).status).toBe('up');
-  // Half of busyTimeout: nobody slept in SQLite for it.
-  expect(longest).toBeLessThan(2_500);
+  // Nobody slept in SQLite for it: not once for busyTimeout, nor a little each time it was tried.
+  expect(Math.max(...gaps)).toBeLessThan(2_500);
+  expect(gaps.sort((a, b) => a - b)[gaps.length >> 1]).toBeLessThan(50);
   unlock();
   await publish;
 });

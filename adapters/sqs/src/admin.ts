@@ -206,9 +206,10 @@ class Scan implements DeadLetterScan {
 
   async #renew(): Promise<void> {
     const { requests, clock } = this.#parts;
-    const all = [...this.#held.entries()].filter(([record]) => this.#isOurs(record)).map(([, held]) => held);
+    const now = clock.monotonic();
+    const all = [...this.#held.values()].filter(({ until }) => until > now);
     if (all.length === 0) return;
-    const until = clock.monotonic() + scanVisibility * 1_000;
+    const until = now + scanVisibility * 1_000;
     const done = await requests.hide(all, () => scanVisibility);
     for (let i = 0; i < all.length; i++) if (done[i] === 'applied') (all[i] as Held).until = until;
   }

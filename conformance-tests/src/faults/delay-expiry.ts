@@ -1,6 +1,6 @@
 import type { OutgoingMessage, SendResult } from '@waybill/core';
 import { systemClock, type Timer } from '@waybill/core/adapter';
-import { type Fault, showsThrough } from './plant.ts';
+import { type Fault, type Plant, showsThrough } from './plant.ts';
 
 const loseDelay: Fault = {
   name: 'loses the delay',
@@ -78,36 +78,29 @@ const delayForOne: Fault = {
   },
 };
 
+const delaysShiftedBy = (milliseconds: number): Plant => ({
+  connection: (inner) => ({
+    publish: (batch) =>
+      inner.publish(
+        batch.map((message) =>
+          message.deliverAt === undefined ? message : { ...message, deliverAt: message.deliverAt + milliseconds },
+        ),
+      ),
+  }),
+});
+
 const early: Fault = {
   name: 'delivers early',
   wrong: 'delays are rounded down, and end up to half a second too soon',
   caughtBy: ['DELAY-01'],
-  plant: () => ({
-    connection: (inner) => ({
-      publish: (batch) =>
-        inner.publish(
-          batch.map((message) =>
-            message.deliverAt === undefined ? message : { ...message, deliverAt: message.deliverAt - 500 },
-          ),
-        ),
-    }),
-  }),
+  plant: () => delaysShiftedBy(-500),
 };
 
 const lateDelay: Fault = {
   name: 'delivers late',
   wrong: 'delays end a second too late',
   caughtBy: ['DELAY-01', 'DELAY-02'],
-  plant: () => ({
-    connection: (inner) => ({
-      publish: (batch) =>
-        inner.publish(
-          batch.map((message) =>
-            message.deliverAt === undefined ? message : { ...message, deliverAt: message.deliverAt + 1_000 },
-          ),
-        ),
-    }),
-  }),
+  plant: () => delaysShiftedBy(1_000),
 };
 
 const delayInLine: Fault = {

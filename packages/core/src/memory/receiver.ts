@@ -1,5 +1,6 @@
 import type { Delivery, GroupRef, Receiver, ReceiverEvents, Settlement, SettleResult, Source } from '../adapter.ts';
 import { type ConnectionError, LeaseLostError, type WaybillError } from '../errors.ts';
+import { nameOfGroup } from '../names.ts';
 import type { Link } from './broker/link.ts';
 import type { Member, MemoryDelivery } from './broker/member.ts';
 import { noGroup } from './errors.ts';
@@ -138,7 +139,7 @@ export class MemoryReceiver implements Receiver {
     if (this.#options.makeGroups) {
       const made = this.#options.topology.makeGroup(this.#ref, 'latest');
       this.#member = this.#join();
-      const what = `group "${made.name}" of topic "${made.topic.name}" was deleted and made again; what it had not settled is gone`;
+      const what = `${nameOfGroup(made)} was deleted and made again; what it had not settled is gone`;
       this.#events.positionLost(made.topic.laneName(0), what);
     } else {
       this.#failure = noGroup(this.#link.broker.target, group.topic.name, group.name);

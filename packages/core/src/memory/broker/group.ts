@@ -1,5 +1,6 @@
 import type { Lag } from '../../adapter.ts';
 import { Heap } from '../../heap.ts';
+import { nameOfGroup } from '../../names.ts';
 import type { DeadLetterDetails } from '../../wire.ts';
 import { type Backlog, PlainBacklog } from './backlog.ts';
 import { DeadLetters } from './dead-letters.ts';
@@ -193,7 +194,7 @@ export class Group {
     const from = this.#backlog.next;
     if (from >= position) return;
     this.#backlog.moveTo(position, false);
-    const what = `group "${this.name}" of topic "${this.topic.name}" lost ${position - from} messages that were trimmed before they were read: it went from position ${from} to ${position}`;
+    const what = `${nameOfGroup(this)} lost ${position - from} messages that were trimmed before they were read: it went from position ${from} to ${position}`;
     const present = [...this.#members].filter((member) => !member.left);
     if (present.length === 0) this.#positionLost = what; // for the next who joins
     for (const member of present) member.events.positionLost(what);
