@@ -3,16 +3,8 @@ export type { SqlStore, SqlStoreOptions } from './sql-store.ts';
 
 import type { Claim } from '@waybill/core';
 import { ConfigError } from '@waybill/core/adapter';
-import { literal, type SqlResult, type SqlRunner, type SqlTransactions } from '@waybill/sql';
-import {
-  type PgStatement,
-  type PgTransactions,
-  type PgTx,
-  pgDatabase,
-  pgStatement,
-  pgTransactions,
-  withValues,
-} from '@waybill/sql/postgres';
+import type { SqlRunner, SqlTransactions } from '@waybill/sql';
+import { type PgTransactions, type PgTx, pgDatabase, pgStatement, pgTransactions } from '@waybill/sql/postgres';
 import type { Pool } from 'pg';
 import {
   type Answered,
@@ -87,14 +79,16 @@ function isOfPg(transactions: object): transactions is PgTransactions {
 
 /** `BEGIN` and the claim in one round trip. */
 function inOneMessage(transactions: PgTransactions, table: string): InboxDialect<PgTx> {
-  const statement = claimStatement(table);
+  const statement = pgStatement(claimText(table));
   return {
     transact: (claim, id, work) =>
       transactions.begin(
         statement,
         claimValues(claim, id),
-        async (tx, result, { lost, touch }) =>
-          work(await answer(result, transactions.runner(tx), table, id, { tx, fence: { signal: lost }, touch })),
+        async (tx, affected, { lost, touch }) =>
+          work(
+            await answer(affected === 1, transactions.runner(tx), table, id, { tx, fence: { signal: lost }, touch }),
+          ),
         claim.signal,
       ),
   };
@@ -102,14 +96,14 @@ function inOneMessage(transactions: PgTransactions, table: string): InboxDialect
 
 function inStatements<Tx>(transactions: SqlTransactions<Tx>, table: string): InboxDialect<Tx> {
   // Some libraries tell of rows alone.
-  const statement = claimStatement(table, 'RETURNING 1 AS won');
+  const text = claimText(table, 'RETURNING 1 AS won');
   return {
     transact: (claim, id, work) =>
       transactions.transaction(async (tx) => {
         const runner = transactions.runner(tx);
         const touch = (): Promise<void> => runner.run('SELECT 1').then(noop, noop);
-        const result = await runner.run(withValues(statement, claimValues(claim, id)));
-        await work(await answer(result, runner, table, id, { tx, fence: {}, touch }));
+        const { rows, affected } = await runner.run(text, claimValues(claim, id));
+        await work(await answer(rows.length === 1 || affected === 1, runner, table, id, { tx, fence: {}, touch }));
       }, claim.signal),
   };
 }
@@ -121,23 +115,23 @@ function noop(): void {}
  * the transaction, as the mark does; what was committed by then is seen as a conflict. The server ends a transaction in
  * which nobody has said anything for a lease.
  */
-function claimStatement(table: string, returning = ''): PgStatement {
-  const text = `INSERT INTO ${table} AS t (id, scope, message, done, ends_at)
-    SELECT $1, $2, $3, true, clock_timestamp() + $4 * interval '1 millisecond'
-      WHERE pg_try_advisory_xact_lock($5) AND set_config('idle_in_transaction_session_timeout', $6, true) <> ''
+function claimText(table: string, returning = ''): string {
+  return `INSERT INTO ${table} AS t (id, scope, message, done, ends_at)
+    SELECT $1::bytea, $2::text, $3::text, true, clock_timestamp() + $4::float8 * interval '1 millisecond'
+      WHERE pg_try_advisory_xact_lock($5::bigint)
+        AND set_config('idle_in_transaction_session_timeout', $6::text, true) <> ''
     ON CONFLICT (id) DO UPDATE SET token = NULL, done = true, ends_at = excluded.ends_at
       WHERE t.ends_at <= clock_timestamp() ${returning}`;
-  return pgStatement(text, ['bytea', 'text', 'text', 'float8', 'bigint', 'text']);
 }
 
-function claimValues({ scope, key, lease, window }: Claim, id: Buffer): readonly string[] {
+function claimValues({ scope, key, lease, window }: Claim, id: Buffer): readonly (string | Buffer)[] {
   return [
-    `decode('${id.toString('hex')}', 'hex')`,
-    literal('postgres', readable(scope, 400)),
-    literal('postgres', readable(key, 200)),
+    id,
+    readable(scope, 400),
+    readable(key, 200),
     String(window),
-    `'${lockOf(id)}'`,
-    `'${Math.max(1, Math.ceil(lease))}'`,
+    String(lockOf(id)),
+    String(Math.max(1, Math.ceil(lease))),
   ];
 }
 
@@ -146,13 +140,13 @@ function lockOf(id: Buffer): bigint {
 }
 
 async function answer<Tx>(
-  result: SqlResult,
+  isWon: boolean,
   runner: SqlRunner,
   table: string,
   id: Buffer,
   won: Omit<Extract<Answered<Tx>, { answer: 'won' }>, 'answer'>,
 ): Promise<Answered<Tx>> {
-  if (result.rows.length === 1 || result.affected === 1) return { answer: 'won', ...won };
+  if (isWon) return { answer: 'won', ...won };
   // Asked again, the lock is ours already, or still somebody else's; or theirs has just ended. Then the row may be new.
   const lock = await runner.run(`SELECT pg_try_advisory_xact_lock('${lockOf(id)}')::int AS got`);
   if (Number(lock.rows[0]?.['got']) !== 1) return { answer: 'busy' };

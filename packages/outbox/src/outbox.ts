@@ -77,7 +77,7 @@ class SqlOutbox<Tx> implements Outbox<Tx> {
         outbox: name(''),
         lanes: name('_lanes'),
         relays: name('_relays'),
-        wake: name('_wake'),
+        routine: (of) => name(`_${of}`),
         index: (of) => ident(dialect, `${table}_${of}`),
       },
       notify ? channelOf(table, schema) : undefined,

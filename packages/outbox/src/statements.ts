@@ -7,8 +7,8 @@ export interface Tables {
   readonly outbox: string;
   readonly lanes: string;
   readonly relays: string;
-  /** A function, where the dialect has one. */
-  readonly wake: string;
+  /** A function of the outbox, where the dialect has them: quoted, and with its schema. */
+  routine(name: string): string;
   /** The name of an index of the outbox, quoted, without a schema. */
   index(name: string): string;
 }

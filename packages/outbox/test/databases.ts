@@ -101,8 +101,9 @@ function watchedOutbox(
     optionNames: [],
     notify: true,
   });
-  const tables = { outbox: table, lanes: `${table}_lanes`, relays: `${table}_relays`, wake: `${table}_wake` };
-  const statements = make({ ...tables, index: (of) => `${table}_${of}` }, undefined);
+  const tables = { outbox: table, lanes: `${table}_lanes`, relays: `${table}_relays` };
+  const own = (of: string): string => `${table}_${of}`;
+  const statements = make({ ...tables, routine: own, index: own }, undefined);
   return { outbox, database, statements, count: () => count };
 }
 
@@ -207,7 +208,7 @@ async function startPostgres(): Promise<Server> {
         async close() {
           for (const one of clients) one.release(true);
           for (const suffix of suffixes) await pool.query(`DROP TABLE IF EXISTS ${table}${suffix}`);
-          await pool.query(`DROP FUNCTION IF EXISTS ${table}_wake`);
+          await pool.query(`DROP FUNCTION IF EXISTS ${table}_wake, ${table}_put`);
           await pool.query(forget(table));
           await pool.end();
         },

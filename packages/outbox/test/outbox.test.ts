@@ -210,7 +210,7 @@ describe.each(databaseNames)('outbox on %s', (name) => {
     await commit();
     expect((await other.status()).pending).toBe(1);
     for (const suffix of ['', '_lanes', '_relays']) await rig.query(`DROP TABLE ${rig.table}_y${suffix}`);
-    if (name === 'postgres') await rig.query(`DROP FUNCTION ${rig.table}_y_wake`);
+    if (name === 'postgres') await rig.query(`DROP FUNCTION ${rig.table}_y_wake, ${rig.table}_y_put`);
   });
 
   it('is migrated by several at once', async () => {

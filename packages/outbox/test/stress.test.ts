@@ -336,7 +336,7 @@ describe('outbox on PostgreSQL', () => {
         outbox: table,
         lanes: `${table}_lanes`,
         relays: `${table}_relays`,
-        wake: `${table}_wake`,
+        routine: (of) => `${table}_${of}`,
         index: (of) => `${table}_${of}`,
       },
       undefined,

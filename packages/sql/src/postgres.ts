@@ -1,12 +1,14 @@
-import { hash } from 'node:crypto';
 import { backOff, ConfigError, ConnectionError, sleep, systemClock } from '@waybill/core/adapter';
 import type { Client, ClientBase, ClientConfig, Pool, PoolClient, QueryConfig, QueryResult } from 'pg';
 import { sqlError } from './errors.ts';
 import { unlessGivenUp } from './given-up.ts';
 import { ident } from './ident.ts';
 import { Loan } from './loan.ts';
+import { beginWith, type PgStatement, type PgText } from './pg-begin.ts';
 import { guardPool, hangUp, keepAlive } from './pg-connections.ts';
 import type { SqlClient, SqlDatabase, SqlResult, SqlRunner, SqlTransactions, SqlValue } from './sql.ts';
+
+export { type PgStatement, type PgText, pgStatement } from './pg-begin.ts';
 
 /** A client of `pg` with a transaction open, or what an inbox hands to its handler. A `Pool` does not fit. */
 export interface PgTx extends Pick<ClientBase, 'query'> {
@@ -19,37 +21,15 @@ export interface PgTransactions extends SqlTransactions<PgTx> {
   readonly maxConnections: number;
   readonly pool: Pool;
   /**
-   * A transaction whose `BEGIN` travels with a first statement in one message; `work` is given its result. Values are
-   * literals, as they stand in SQL.
+   * A transaction whose `BEGIN` travels with a first statement in one message; `work` is given the number of rows that
+   * it inserted, changed or deleted.
    */
   begin<T>(
     first: PgStatement,
-    values: readonly string[],
-    work: (tx: PgTx, result: SqlResult, session: PgSession) => Promise<T>,
+    values: readonly PgText[],
+    work: (tx: PgTx, affected: number, session: PgSession) => Promise<T>,
     signal?: AbortSignal,
   ): Promise<T>;
-}
-
-/** A statement that each connection prepares once, because planning it takes as long as running it. */
-export interface PgStatement {
-  /** Its own for each text. */
-  readonly name: string;
-  /** With `$1`, `$2` and so on. */
-  readonly text: string;
-  /** Of the values, such as `bytea`. */
-  readonly types: readonly string[];
-}
-
-export function pgStatement(text: string, types: readonly string[]): PgStatement {
-  return { name: `waybill_${hash('sha1', `${text} ${types}`, 'hex')}`, text, types };
-}
-
-/** The statement with its values, where it is not prepared. */
-export function withValues({ text, types }: PgStatement, values: readonly string[]): string {
-  // A quoted name may hold what looks like a placeholder.
-  return text.replace(/"[^"]*"|\$(\d+)/g, (found, number) =>
-    number === undefined ? found : `(${values[number - 1]})::${types[number - 1]}`,
-  );
 }
 
 /** The connection under a transaction. */
@@ -205,10 +185,10 @@ function statusOf(client: object): 'I' | 'T' | 'E' | null {
   return (client as Partial<Pick<ClientBase, 'getTransactionStatus'>>).getTransactionStatus?.() ?? null;
 }
 
-async function transact<T>(
+async function transact<T, Began>(
   pool: Pool,
-  begin: (client: PoolClient) => Promise<SqlResult>,
-  work: (tx: PgTx, began: SqlResult, session: PgSession) => Promise<T>,
+  begin: (client: PoolClient) => Promise<Began>,
+  work: (tx: PgTx, began: Began, session: PgSession) => Promise<T>,
   signal?: AbortSignal,
 ): Promise<T> {
   const client = await connect(pool, signal);
@@ -244,57 +224,6 @@ async function transact<T>(
 
 function plainBegin(client: PoolClient): Promise<SqlResult> {
   return runOn(client, 'BEGIN');
-}
-
-/** What connections have prepared. */
-const prepared = new WeakMap<PoolClient, Set<string>>();
-/** Pools whose connections do not keep what they prepared: somebody discards it, or a pooler stands between. */
-const forgetful = new WeakSet<Pool>();
-
-async function beginWith(
-  pool: Pool,
-  client: PoolClient,
-  statement: PgStatement,
-  values: readonly string[],
-): Promise<SqlResult> {
-  if (!forgetful.has(pool)) {
-    await prepare(client, statement);
-    try {
-      return await lastOf(client, `BEGIN;EXECUTE ${statement.name} (${values.join(', ')})`);
-    } catch (error) {
-      if (codeOf(error) !== invalidStatementName) throw sqlError('postgres', error);
-      forgetful.add(pool);
-      await runOn(client, 'ROLLBACK');
-    }
-  }
-  return lastOf(client, `BEGIN;${withValues(statement, values)}`).catch((error: unknown) => {
-    throw sqlError('postgres', error);
-  });
-}
-
-const invalidStatementName = '26000';
-const duplicatePreparedStatement = '42P05';
-
-function codeOf(error: unknown): unknown {
-  return (error as { readonly code?: unknown }).code;
-}
-
-async function prepare(client: PoolClient, { name, types, text }: PgStatement): Promise<void> {
-  const known = prepared.get(client) ?? new Set();
-  if (known.has(name)) return;
-  try {
-    await client.query(`PREPARE ${name} (${types.join(', ')}) AS ${text}`);
-  } catch (error) {
-    // Behind a pooler somebody else may have done so; the name tells the text.
-    if (codeOf(error) !== duplicatePreparedStatement) throw sqlError('postgres', error);
-  }
-  prepared.set(client, known.add(name));
-}
-
-/** Several statements in one message have as many results, which the type of pg does not know. */
-async function lastOf(client: PoolClient, text: string): Promise<SqlResult> {
-  const results = (await client.query(text)) as unknown as QueryResult[];
-  return resultOf(results.at(-1) as QueryResult);
 }
 
 async function commit(client: PoolClient): Promise<void> {

@@ -380,14 +380,53 @@ it('a transaction whose first statement failed is not left to the next one', asy
   };
   const pool = new pg.Pool({ connectionString: wire.url, max: 1 });
   try {
-    const failed = pgTransactions(pool).begin(pgStatement('SELECT 1 / $1', ['int']), ['0'], async () => {});
-    await expect(failed).rejects.toThrow('division by zero');
+    const begin = (value: string): Promise<void> =>
+      pgTransactions(pool).begin(pgStatement('SELECT 1 / $1::int'), [value], async () => {});
+    await expect(begin('0')).rejects.toThrow('division by zero');
     expect((await pool.query('SELECT 1 AS one')).rows).toEqual([{ one: 1 }]);
+    // Once more with both in one message, as the connection knows them then.
+    await begin('1');
+    await expect(begin('0')).rejects.toThrow('division by zero');
+    expect((await pool.query('SELECT 2 AS two')).rows).toEqual([{ two: 2 }]);
   } finally {
     await pool.end();
     await broker.stop();
   }
 }, 60_000);
+
+it.each([
+  ['together', {}, 1],
+  ['one after the other where pg sends ahead by itself', { pipeline: true }, 2],
+])(
+  'a BEGIN and a first statement go %s',
+  async (_, options, roundTrips) => {
+    const broker = await postgres();
+    await using wire = await Wire.to(broker.url);
+    let ready = 0;
+    wire.answered = (chunk, { client }) => {
+      // ReadyForQuery, which ends every answer.
+      ready += chunk.toString('latin1').split('Z\0\0\0\x05').length - 1;
+      client.write(chunk);
+    };
+    const pool = new pg.Pool({ connectionString: wire.url, max: 1, ...options });
+    try {
+      const first = pgStatement('SELECT FROM generate_series(1, $1::int)');
+      const begin = (value: string): Promise<number[]> =>
+        pgTransactions(pool).begin(first, [value], async (tx, affected) => {
+          const before = ready;
+          return [affected, before, (await tx.query('SELECT 1 AS one')).rows.length];
+        });
+      expect((await begin('3'))[0]).toBe(3);
+      const known = ready;
+      const [affected, after = 0, rows] = await begin('5');
+      expect([affected, after - known, rows]).toEqual([5, roundTrips, 1]);
+    } finally {
+      await pool.end();
+      await broker.stop();
+    }
+  },
+  60_000,
+);
 
 it('a BEGIN whose answer is late is not left to the next one', async () => {
   const broker = await postgres();

@@ -1,6 +1,5 @@
 import { describe, expect, it } from 'vitest';
 import { ident, indexName, literal, qualified } from '../src/ident.ts';
-import { withValues } from '../src/postgres.ts';
 
 describe('names', () => {
   it('are quoted by the rules of the dialect, whatever they hold', () => {
@@ -31,11 +30,6 @@ describe('names of indexes', () => {
     expect(names.size).toBe(6);
     for (const name of names) expect(Buffer.byteLength(name)).toBeLessThanOrEqual(65);
   });
-});
-
-it('placeholders are not looked for in names', () => {
-  const statement = { name: 'x', text: 'SELECT $1 FROM "a$1""$2" WHERE $2', types: ['int', 'text'] };
-  expect(withValues(statement, ['7', "'$1'"])).toBe(`SELECT (7)::int FROM "a$1""$2" WHERE ('$1')::text`);
 });
 
 it('literals are exact', () => {

@@ -2,15 +2,13 @@ import { literal } from '@waybill/sql';
 import { backlogOf } from '../backlog.ts';
 import { heartbeatOf } from '../heartbeat.ts';
 import { laneCount } from '../lanes.ts';
-import { columns, largeBody } from '../row.ts';
+import { type Column, columns, largeBody } from '../row.ts';
 import type { Statements, Tables } from '../statements.ts';
 
 /** PostgreSQL 14 and later. */
-export function postgresStatements(
-  { outbox, lanes, relays, wake, index }: Tables,
-  channel: string | undefined,
-): Statements {
-  const times = new Set<string>(['published_at', 'deliver_at', 'expires_at']);
+export function postgresStatements(tables: Tables, channel: string | undefined): Statements {
+  const { outbox, lanes, relays, index } = tables;
+  const [wake, put] = [tables.routine('wake'), tables.routine('put')];
   const ms = (column: string): string => `date_part('epoch', ${column}) * 1000`;
   const ahead = (parameter: string): string => `now() + ${parameter}::float8 * interval '1 millisecond'`;
 
@@ -20,6 +18,10 @@ export function postgresStatements(
   const sized = `octet_length(o.body) AS size, CASE WHEN octet_length(o.body) <= ${largeBody} THEN o.body END AS body`;
 
   const wakeBody = `BEGIN IF NOT EXISTS (SELECT FROM ${relays} WHERE resting AND until > now()) THEN RETURN false; END IF; PERFORM pg_notify(channel, ''); RETURN true; END`;
+  const names = columns.join(', ');
+  const written = columns.map((column, at) => asColumn(column, `$${at + 2}`)).join(', ');
+  const putBody = `BEGIN INSERT INTO ${outbox} (${names}) VALUES (${written}); RETURN $1 IS NOT NULL AND ${wake}($1); END`;
+  const putTypes = columns.map((column) => types[column] ?? 'text').join(', ');
   const fillLanes = `INSERT INTO ${lanes} (lane) SELECT generate_series(0, ${laneCount - 1}) ON CONFLICT DO NOTHING`;
 
   return {
@@ -63,21 +65,24 @@ export function postgresStatements(
   until timestamptz NOT NULL,
   resting boolean NOT NULL DEFAULT false
 )`,
-        // A function, because its plan is kept by the session: within the insert it would be made anew each time. Its body
-        // is one line, so that no tool takes a semicolon in it for the end of the statement.
+        // Functions, because a session keeps the plans within them: those of a statement would be made anew each time. Their
+        // bodies are one line, so that no tool takes a semicolon in them for the end of the statement.
         `CREATE OR REPLACE FUNCTION ${wake}(channel text) RETURNS boolean LANGUAGE plpgsql AS ${literal('postgres', wakeBody)}`,
+        // Without names for what it takes, because those would stand for columns.
+        `CREATE OR REPLACE FUNCTION ${put}(text, ${putTypes}) RETURNS boolean LANGUAGE plpgsql AS ${literal('postgres', putBody)}`,
       ],
     ],
     rowsPerInsert: 500,
     channel,
     insert(rows) {
+      if (rows === 1) {
+        const values = columns.map((column, at) => `$${at + 1}::${types[column] ?? 'text'}`).join(', ');
+        return `SELECT ${put}(${channel === undefined ? 'NULL' : `'${channel}'`}, ${values})`;
+      }
       const row = (at: number): string =>
-        `(${columns.map((column, i) => {
-          const parameter = `$${at * columns.length + i + 1}`;
-          return times.has(column) ? `to_timestamp(${parameter}::float8 / 1000)` : parameter;
-        })})`;
+        `(${columns.map((column, i) => asColumn(column, `$${at * columns.length + i + 1}`)).join(', ')})`;
       const values = Array.from({ length: rows }, (_, at) => row(at)).join(', ');
-      const insert = `INSERT INTO ${outbox} (${columns.join(', ')}) VALUES ${values}`;
+      const insert = `INSERT INTO ${outbox} (${names}) VALUES ${values}`;
       if (channel === undefined) return insert;
       // Transactions that notify commit one after the other, so it is done only while a relay rests. As a question of its
       // own it is asked once for all rows.
@@ -236,6 +241,19 @@ export function postgresStatements(
       return Number(rows[0]?.['count'] ?? 0);
     },
   };
+}
+
+/** What is not a text; times are milliseconds on their way to the table. */
+const types: Partial<Record<Column, string>> = {
+  lane: 'smallint',
+  body: 'bytea',
+  published_at: 'float8',
+  deliver_at: 'float8',
+  expires_at: 'float8',
+};
+
+function asColumn(column: Column, parameter: string): string {
+  return types[column] === 'float8' ? `to_timestamp(${parameter}::float8 / 1000)` : parameter;
 }
 
 /** As the text of an array, so that the statement is the same however many there are. */
