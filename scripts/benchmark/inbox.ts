@@ -1,7 +1,7 @@
 import { connect } from '../../packages/core/dist/index.js';
 import { postgresInbox } from '../../packages/idempotency/dist/postgres.js';
 import type { PgTx } from '../../packages/outbox/dist/postgres.js';
-import { type Figure, figure, rate } from './measure.ts';
+import { byTurns, type Figure, figure, rate } from './measure.ts';
 import { inTransaction, type Place } from './place.ts';
 
 const CONCURRENCY = 16;
@@ -49,13 +49,10 @@ export async function inboxToTransaction({ pool, rounds }: Place, messages: numb
       return done.promise;
     });
   };
-  await consumed('transaction');
-  await consumed('inbox');
-  const ratios: number[] = [];
-  for (let round = 0; round < rounds; round++) {
-    const before = await consumed('transaction');
-    const between = await consumed('inbox');
-    ratios.push(between / ((before + (await consumed('transaction'))) / 2));
-  }
+  const ratios = await byTurns(
+    rounds,
+    () => consumed('transaction'),
+    () => consumed('inbox'),
+  );
   return figure('consumer with inbox to the same transaction without', ratios, { atLeast: 0.8 });
 }

@@ -10,6 +10,7 @@ import { parseArgs } from 'node:util';
 import pg from 'pg';
 import { startForTest } from '../../conformance-tests/dist/brokers/start.js';
 import { connect } from '../../packages/core/dist/index.js';
+import { oneOf, whole } from '../options.ts';
 import { inboxToTransaction } from './inbox.ts';
 import type { Figure } from './measure.ts';
 import { fullToEmpty, idleStatements, publishToInsert, relayToDirect } from './outbox.ts';
@@ -26,18 +27,6 @@ const { values } = parseArgs({
     json: { type: 'boolean', default: false },
   },
 });
-
-function oneOf<Known extends string>(option: string, known: readonly Known[], given: string): Known {
-  const found = known.find((one) => one === given);
-  if (found === undefined) throw new Error(`--${option} ${given} is none of ${known.join(', ')}`);
-  return found;
-}
-
-function whole(option: string, given: string): number {
-  const number = Number(given);
-  if (!Number.isInteger(number) || number < 1) throw new Error(`--${option} ${given} is not a whole number from 1 on`);
-  return number;
-}
 
 const wanted = new Set(values.only.map((name) => oneOf('only', names, name)));
 const relayed = values.broker.map((broker) => oneOf('broker', brokers, broker));

@@ -39,6 +39,26 @@ export function median(values: readonly number[]): number {
   return sorted[sorted.length >> 1] ?? Number.NaN;
 }
 
+/**
+ * How many times as fast as `plain` something is, for each round: each is measured between two turns of `plain`, so that
+ * both have the same weather. Both tell how many they do a second.
+ */
+export async function byTurns(
+  rounds: number,
+  plain: () => Promise<number>,
+  other: () => Promise<number>,
+): Promise<number[]> {
+  await plain();
+  await other();
+  const ratios: number[] = [];
+  for (let round = 0; round < rounds; round++) {
+    const before = await plain();
+    const between = await other();
+    ratios.push(between / ((before + (await plain())) / 2));
+  }
+  return ratios;
+}
+
 /** So many a second. */
 export async function rate(count: number, work: () => Promise<unknown>): Promise<number> {
   const started = performance.now();

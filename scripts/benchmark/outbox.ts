@@ -3,7 +3,7 @@ import type pg from 'pg';
 import type { Bus } from '../../packages/core/dist/index.js';
 import { type PgTx, postgresOutbox } from '../../packages/outbox/dist/postgres.js';
 import type { Outbox, Relay } from '../../packages/outbox/dist/types.js';
-import { type Figure, figure, rate } from './measure.ts';
+import { byTurns, type Figure, figure, rate } from './measure.ts';
 import { inTransaction, type Place } from './place.ts';
 
 const TOPIC = 'benchmark.outbox';
@@ -26,15 +26,7 @@ export async function relayToDirect(place: Place, bus: Bus, broker: string, rows
     await fill(place.pool, outbox, rows);
     return rate(rows, () => relayAll(place.pool, outbox, bus));
   };
-  await direct();
-  await relayed();
-  const ratios: number[] = [];
-  for (let round = 0; round < place.rounds; round++) {
-    // Each with the same weather before and after it.
-    const before = await direct();
-    const between = await relayed();
-    ratios.push(between / ((before + (await direct())) / 2));
-  }
+  const ratios = await byTurns(place.rounds, direct, relayed);
   await bus.removeGroup(TOPIC, 'benchmark');
   return figure(`relay to direct publishing, ${broker}`, ratios, { atLeast: 0.5 });
 }
@@ -56,16 +48,21 @@ export async function publishToInsert({ pool, rounds }: Place): Promise<Figure> 
         for (let at = 0; at < 500; at++) await one(tx, at);
       }),
     );
-  await perSecond(plain);
-  await perSecond(published);
-  const ratios: number[] = [];
-  for (let round = 0; round < rounds * 5; round++) {
-    const before = await perSecond(plain);
-    const between = await perSecond(published);
-    ratios.push((before + (await perSecond(plain))) / 2 / between);
+  const turn = async (one: typeof plain): Promise<number> => {
+    const result = await perSecond(one);
     await pool.query(`TRUNCATE ${TABLE}`);
-  }
-  return figure('outbox.publish to a plain insert', ratios, { atMost: 1.3 });
+    return result;
+  };
+  const ratios = await byTurns(
+    rounds * 5,
+    () => turn(plain),
+    () => turn(published),
+  );
+  return figure(
+    'outbox.publish to a plain insert',
+    ratios.map((ratio) => 1 / ratio),
+    { atMost: 1.3 },
+  );
 }
 
 /** What a relay asks of the database while there is nothing to send. */

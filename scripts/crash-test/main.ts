@@ -10,6 +10,7 @@
  */
 import { randomInt } from 'node:crypto';
 import { parseArgs } from 'node:util';
+import { oneOf, whole } from '../options.ts';
 import { type CrashReport, crash } from './crash.ts';
 import { type BrokerKind, brokerKinds, databaseKinds, type Pair } from './surroundings.ts';
 
@@ -25,18 +26,6 @@ const { values } = parseArgs({
     json: { type: 'boolean', default: false },
   },
 });
-
-function oneOf<Kind extends string>(option: string, kinds: readonly Kind[], given: string): Kind {
-  const found = kinds.find((kind) => kind === given);
-  if (found === undefined) throw new Error(`--${option} ${given} is none of ${kinds.join(', ')}`);
-  return found;
-}
-
-function whole(option: string, given: string): number {
-  const number = Number(given);
-  if (!Number.isInteger(number) || number < 1) throw new Error(`--${option} ${given} is not a whole number from 1 on`);
-  return number;
-}
 
 function pairs(): readonly Pair[] {
   const database = values.database === undefined ? undefined : oneOf('database', databaseKinds, values.database);
