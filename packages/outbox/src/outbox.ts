@@ -77,8 +77,8 @@ class SqlOutbox<Tx> implements Outbox<Tx> {
         outbox: name(''),
         lanes: name('_lanes'),
         relays: name('_relays'),
-        routine: (of) => name(`_${of}`),
         index: (of) => ident(dialect, `${table}_${of}`),
+        companion: (of) => name(`_${of}`),
       },
       notify ? channelOf(table, schema) : undefined,
     );
@@ -139,6 +139,7 @@ class SqlOutbox<Tx> implements Outbox<Tx> {
       statements: this.#statements,
       settings: compileRelayOptions(options),
     });
+    await this.#statements.checkPartitioning?.(this.#database);
     await relay.start();
     this.#relays.add(relay);
     const forget = (): void => void this.#relays.delete(relay);
@@ -169,7 +170,10 @@ class SqlOutbox<Tx> implements Outbox<Tx> {
   }
 
   async migrate(): Promise<void> {
+    await this.#statements.checkPartitioning?.(this.#database);
     await migrate(this.#database, this.#versions);
+    // What is in the way of that, the relay will tell.
+    await this.#statements.maintainPartitions?.(this.#database);
   }
 
   schema(): string {

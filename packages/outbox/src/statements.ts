@@ -7,10 +7,10 @@ export interface Tables {
   readonly outbox: string;
   readonly lanes: string;
   readonly relays: string;
-  /** A function of the outbox, where the dialect has them: quoted, and with its schema. */
-  routine(name: string): string;
   /** The name of an index of the outbox, quoted, without a schema. */
   index(name: string): string;
+  /** A function or a partition that is called after the outbox: quoted, and with its schema. */
+  companion(name: string): string;
 }
 
 /** A lane as one relay holds it; each change of hands raises the fence. */
@@ -53,6 +53,14 @@ export interface PageRequest {
   readonly keysLeftOut: readonly (readonly [topic: string, key: string])[];
 }
 
+/** What became of the partitions. */
+export interface PartitionsMaintained {
+  /** Partitions whose rows are deleted one by one, or the whole table. */
+  readonly byRows: readonly string[];
+  /** What could not be done; the same in the same words. */
+  readonly warnings: readonly string[];
+}
+
 /**
  * What an outbox asks of its database: one object a dialect. All times are the database's own, so the clocks of the
  * processes do not matter. Every method may be repeated. What relays do of themselves takes no transaction of several
@@ -63,6 +71,8 @@ export interface Statements {
   /** How many rows one INSERT takes. */
   readonly rowsPerInsert: number;
   insert(rows: number): string;
+  /** @throws ConfigError when the table was made with partitions and should have none, or without; where a dialect has them */
+  checkPartitioning?(db: SqlDatabase): Promise<void>;
   /** Where an insert wakes the relays that rest, when its transaction commits. */
   readonly channel: string | undefined;
 
@@ -97,9 +107,16 @@ export interface Statements {
   markFailed(db: SqlDatabase, relay: string, failures: readonly Failure[]): Promise<void>;
   /**
    * Deletes what was sent more than `age` milliseconds ago among the first `limit` rows after the id. Returns the last
-   * id it looked at; `undefined` when none of them is that old, so that nothing behind them can be.
+   * id it looked at; `undefined` when none of them is that old, so that nothing behind them can be. In one partition,
+   * when it is given.
    */
-  sweep(db: SqlDatabase, after: number, age: number, limit: number): Promise<number | undefined>;
+  sweep(db: SqlDatabase, after: number, age: number, limit: number, partition?: string): Promise<number | undefined>;
+  /**
+   * Makes the partitions of the days to come; with an age also drops those that ended that many milliseconds ago and of
+   * which all was sent. What cannot be done now is left for the next time, and what is still there a day later is for
+   * `sweep`. Holds up publishers for half a second at most. Absent where there are none.
+   */
+  maintainPartitions?(db: SqlDatabase, age?: number): Promise<PartitionsMaintained>;
 
   backlog(db: SqlRunner): Promise<OutboxBacklog>;
   /** Dead rows after the id, the oldest first. */

@@ -106,7 +106,8 @@ export interface RelayOptions {
   readonly whenDead?: 'hold' | 'release';
   /**
    * How long a message that was sent stays in the table, to be looked at; 0 deletes it at once, which is also the
-   * fastest. Default: 1 h, because a day of a busy service is a large table that nobody reads.
+   * fastest. With partitions it counts from the end of the UTC day. Default: 1 h, because a day of a busy service is a
+   * large table that nobody reads.
    */
   readonly keepSent?: Duration;
   /** Gets the relay's figures, every `observeEvery`. */

@@ -102,8 +102,8 @@ function watchedOutbox(
     notify: true,
   });
   const tables = { outbox: table, lanes: `${table}_lanes`, relays: `${table}_relays` };
-  const own = (of: string): string => `${table}_${of}`;
-  const statements = make({ ...tables, routine: own, index: own }, undefined);
+  const own = (name: string): string => `${table}_${name}`;
+  const statements = make({ ...tables, companion: own, index: own }, undefined);
   return { outbox, database, statements, count: () => count };
 }
 

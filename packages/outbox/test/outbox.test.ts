@@ -203,7 +203,7 @@ describe.each(databaseNames)('outbox on %s', (name) => {
 
   it('takes the tables of its own SQL for its own', async () => {
     const other = rig.another({ table: `${rig.table}_y` });
-    for (const statement of other.schema().split(/;\n/)) if (statement.trim() !== '') await rig.query(statement);
+    for (const statement of other.schema().split(/;\n\n/)) await rig.query(statement);
     await other.migrate();
     const { tx, commit } = await rig.begin();
     await other.publish(tx, 'orders', { n: 1 });

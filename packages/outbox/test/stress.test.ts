@@ -336,8 +336,8 @@ describe('outbox on PostgreSQL', () => {
         outbox: table,
         lanes: `${table}_lanes`,
         relays: `${table}_relays`,
-        routine: (of) => `${table}_${of}`,
         index: (of) => `${table}_${of}`,
+        companion: (of) => `${table}_${of}`,
       },
       undefined,
     );

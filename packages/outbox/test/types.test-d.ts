@@ -29,7 +29,13 @@ await postgres.publish(client, Placed, { orderId: 1 });
 // @ts-expect-error a connection of another database
 await postgres.publish(connection, Placed, { orderId: 'o-1' });
 
+postgresOutbox(pool, { partitions: 'day' });
+// @ts-expect-error days alone
+postgresOutbox(pool, { partitions: 'week' });
+
 const mysql = mysqlOutbox(mysqlPool);
+// @ts-expect-error PostgreSQL alone
+mysqlOutbox(mysqlPool, { partitions: 'day' });
 await mysql.publish(connection, Placed, { orderId: 'o-1' });
 // @ts-expect-error a pool is no transaction
 await mysql.publish(mysqlPool, Placed, { orderId: 'o-1' });

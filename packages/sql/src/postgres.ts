@@ -135,7 +135,9 @@ async function runOn(target: Queryable, text: string, values?: readonly SqlValue
   }
 }
 
-function resultOf({ rows, rowCount }: QueryResult<Record<string, unknown>>): SqlResult {
+function resultOf(result: QueryResult<Record<string, unknown>>): SqlResult {
+  // Several statements in one message have as many results, which the type of pg does not know.
+  const { rows, rowCount } = Array.isArray(result) ? (result.at(-1) as QueryResult) : result;
   return { rows, affected: rowCount ?? 0 };
 }
 

@@ -14,7 +14,10 @@ export interface SqlRunner {
   run(text: string, values?: readonly SqlValue[]): Promise<SqlResult>;
 }
 
-/** A database on connections of our own choice: for migrations, stores and relays. Each `run` commits by itself. */
+/**
+ * A database on connections of our own choice: for migrations, stores and relays. Each `run` commits by itself. On
+ * PostgreSQL one without values takes several statements, in one message and one transaction; the result is the last's.
+ */
 export interface SqlDatabase extends SqlRunner {
   readonly dialect: Dialect;
   /** Commits when the work resolves, rolls back when it rejects; a connection that broke is not used again. */

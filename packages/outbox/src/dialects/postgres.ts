@@ -4,11 +4,13 @@ import { heartbeatOf } from '../heartbeat.ts';
 import { laneCount } from '../lanes.ts';
 import { type Column, columns, largeBody } from '../row.ts';
 import type { Statements, Tables } from '../statements.ts';
+import { checkPartitioning, dayPartitions } from './postgres-partitions.ts';
 
 /** PostgreSQL 14 and later. */
-export function postgresStatements(tables: Tables, channel: string | undefined): Statements {
+export function postgresStatements(tables: Tables, channel: string | undefined, partitions?: 'day'): Statements {
   const { outbox, lanes, relays, index } = tables;
-  const [wake, put] = [tables.routine('wake'), tables.routine('put')];
+  const [wake, put] = [tables.companion('wake'), tables.companion('put')];
+  const days = partitions === undefined ? undefined : dayPartitions(tables);
   const ms = (column: string): string => `date_part('epoch', ${column}) * 1000`;
   const ahead = (parameter: string): string => `now() + ${parameter}::float8 * interval '1 millisecond'`;
 
@@ -28,7 +30,7 @@ export function postgresStatements(tables: Tables, channel: string | undefined):
     migrations: [
       [
         `CREATE TABLE IF NOT EXISTS ${outbox} (
-  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  id bigint GENERATED ALWAYS AS IDENTITY,
   lane smallint NOT NULL,
   topic text NOT NULL,
   topic_options text,
@@ -46,8 +48,9 @@ export function postgresStatements(tables: Tables, channel: string | undefined):
   next_attempt_at timestamptz,
   last_error text,
   sent_at timestamptz,
-  dead_at timestamptz
-)`,
+  dead_at timestamptz,
+  ${days?.tail ?? 'PRIMARY KEY (id)\n)'}`,
+        ...(days === undefined ? [] : [days.makeDefault]),
         // Led by a column that is always null in it: so no other index, such as that of the id, can give the same order,
         // and no outdated statistics make the planner walk over all that was sent.
         `CREATE INDEX IF NOT EXISTS ${index('pending')} ON ${outbox} (dead_at, id, lane) WHERE sent_at IS NULL AND dead_at IS NULL`,
@@ -74,6 +77,7 @@ export function postgresStatements(tables: Tables, channel: string | undefined):
     ],
     rowsPerInsert: 500,
     channel,
+    checkPartitioning: (db) => checkPartitioning(db, outbox, days !== undefined),
     insert(rows) {
       if (rows === 1) {
         const values = columns.map((column, at) => `$${at + 1}::${types[column] ?? 'text'}`).join(', ');
@@ -182,17 +186,18 @@ export function postgresStatements(tables: Tables, channel: string | undefined):
           dead_at = CASE WHEN f.dead THEN now() END
         FROM json_to_recordset($1::json)
           AS f(id bigint, attempts integer, after float8, error text, dead boolean, holds boolean)
-        WHERE o.id = f.id AND o.sent_at IS NULL AND o.dead_at IS NULL
-          AND EXISTS (SELECT FROM ${lanes} l WHERE l.lane = o.lane AND l.owner = $2)`,
-        [JSON.stringify(failures), relay],
+        WHERE o.id = f.id AND o.id = ANY($2::bigint[]) AND o.sent_at IS NULL AND o.dead_at IS NULL
+          AND EXISTS (SELECT FROM ${lanes} l WHERE l.lane = o.lane AND l.owner = $3)`,
+        // The ids once more: from JSON alone the planner expects so many that it may read whole partitions.
+        [JSON.stringify(failures), arrayOf(failures.map(({ id }) => id)), relay],
       );
     },
-    async sweep(db, after, age, limit) {
+    async sweep(db, after, age, limit, partition = outbox) {
       const { rows } = await db.run(
         `WITH page AS (
-          SELECT id, sent_at, published_at FROM ${outbox} WHERE id > $1::float8::bigint ORDER BY id LIMIT $2
+          SELECT id, sent_at, published_at FROM ${partition} WHERE id > $1::float8::bigint ORDER BY id LIMIT $2
         ), gone AS (
-          DELETE FROM ${outbox} WHERE id IN (SELECT id FROM page WHERE sent_at < ${ahead('-$3')})
+          DELETE FROM ${partition} WHERE id = ANY(ARRAY(SELECT id FROM page WHERE sent_at < ${ahead('-$3')}))
         )
         SELECT max(id)::float8 AS last, count(*)::float8 AS seen,
           coalesce(least(min(published_at), min(sent_at)) < ${ahead('-$4')}, false) AS old FROM page`,
@@ -201,6 +206,7 @@ export function postgresStatements(tables: Tables, channel: string | undefined):
       const page = rows[0];
       return page?.['old'] === true && Number(page['seen']) === limit ? Number(page['last']) : undefined;
     },
+    ...(days !== undefined && { maintainPartitions: days.maintain }),
 
     async backlog(db) {
       const { rows } = await db.run(

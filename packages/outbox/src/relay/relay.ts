@@ -121,6 +121,7 @@ export class OutboxRelay implements Relay {
       observeEvery: settings.observe === undefined ? undefined : settings.observeEvery,
       observe: async () => this.#observe(),
       trouble,
+      warn: (text) => settings.logger.warn(text),
     });
   }
 
