@@ -1,4 +1,4 @@
-import { connect } from '../../packages/core/dist/index.js';
+import type { Bus } from '../../packages/core/dist/index.js';
 import { postgresInbox } from '../../packages/idempotency/dist/postgres.js';
 import type { PgTx } from '../../packages/outbox/dist/postgres.js';
 import { byTurns, type Figure, figure, rate } from './measure.ts';
@@ -6,9 +6,15 @@ import { inTransaction, type Place } from './place.ts';
 
 const CONCURRENCY = 16;
 const ACCOUNTS = 1_000;
+const TOPIC = 'benchmark.inbox';
 
 /** A consumer whose handlers write through an inbox, to the same handlers with a transaction of their own. */
-export async function inboxToTransaction({ pool, rounds }: Place, messages: number): Promise<Figure> {
+export async function inboxToTransaction(
+  { pool, rounds }: Place,
+  bus: Bus,
+  broker: string,
+  messages: number,
+): Promise<Figure> {
   const inbox = postgresInbox(pool);
   await inbox.migrate();
   await pool.query('CREATE TABLE IF NOT EXISTS entries (id bigserial PRIMARY KEY, amount int, note text)');
@@ -24,7 +30,6 @@ export async function inboxToTransaction({ pool, rounds }: Place, messages: numb
   };
 
   const consumed = async (within: 'inbox' | 'transaction'): Promise<number> => {
-    await using bus = await connect('memory:');
     const options = { group: 'benchmark', concurrency: CONCURRENCY };
     const done = Promise.withResolvers<void>();
     let handled = 0;
@@ -33,26 +38,28 @@ export async function inboxToTransaction({ pool, rounds }: Place, messages: numb
     };
     const subscription =
       within === 'inbox'
-        ? await bus.subscribe('benchmark', { ...options, inbox }, async (_message, tx) => {
+        ? await bus.subscribe(TOPIC, { ...options, inbox }, async (_message, tx) => {
             await effect(tx);
             count();
           })
-        : await bus.subscribe('benchmark', options, async () => {
+        : await bus.subscribe(TOPIC, options, async () => {
             await inTransaction(pool, effect);
             count();
           });
     subscription.pause();
-    await Promise.all(Array.from({ length: messages }, (_, at) => bus.publish('benchmark', { at })));
-    // Awaited here: the bus goes with this function.
-    return await rate(messages, () => {
+    await Promise.all(Array.from({ length: messages }, (_, at) => bus.publish(TOPIC, { at })));
+    const perSecond = await rate(messages, () => {
       subscription.resume();
       return done.promise;
     });
+    await subscription.close();
+    return perSecond;
   };
   const ratios = await byTurns(
     rounds,
     () => consumed('transaction'),
     () => consumed('inbox'),
   );
-  return figure('consumer with inbox to the same transaction without', ratios, { atLeast: 0.8 });
+  await bus.removeGroup(TOPIC, 'benchmark');
+  return figure(`consumer with inbox to the same transaction without, ${broker}`, ratios, { atLeast: 0.8 });
 }

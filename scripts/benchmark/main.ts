@@ -3,7 +3,7 @@
  * ratios to doing without them, measured by turns in one run on PostgreSQL. Database and brokers run in containers of
  * their own. Wants a machine with nothing else to do. Exit code 1 when a figure is not what it is held to.
  *
- * Brokers, for the relay: rabbitmq, kafka, redis, sqs, pubsub; default RabbitMQ, Kafka and Redis. Names: relay, publish,
+ * Brokers, for relay and inbox: rabbitmq, kafka, redis, sqs, pubsub; default RabbitMQ, Kafka and Redis. Names: relay, publish,
  * inbox, idle, table; default all of them.
  */
 import { parseArgs } from 'node:util';
@@ -29,7 +29,7 @@ const { values } = parseArgs({
 });
 
 const wanted = new Set(values.only.map((name) => oneOf('only', names, name)));
-const relayed = values.broker.map((broker) => oneOf('broker', brokers, broker));
+const chosen = values.broker.map((broker) => oneOf('broker', brokers, broker));
 const rows = whole('rows', values.rows);
 const figures: Figure[] = [];
 
@@ -47,18 +47,16 @@ const pool = new pg.Pool({ connectionString: database.url, max: 17 });
 const place = { pool, rounds: whole('rounds', values.rounds) };
 try {
   if (wanted.has('publish')) tell(await publishToInsert(place));
-  if (wanted.has('inbox')) tell(await inboxToTransaction(place, 2_000));
   if (wanted.has('idle') || wanted.has('table')) {
     await using bus = await connect('memory:');
     if (wanted.has('idle')) tell(await idleStatements(place, bus));
     if (wanted.has('table')) tell(await fullToEmpty(place, bus, rows));
   }
-  if (wanted.has('relay')) {
-    for (const kind of relayed) {
-      await using broker = await startForTest(kind);
-      await using bus = await connect(broker.url);
-      tell(await relayToDirect(place, bus, kind, rows));
-    }
+  for (const kind of wanted.has('relay') || wanted.has('inbox') ? chosen : []) {
+    await using broker = await startForTest(kind);
+    await using bus = await connect(broker.url);
+    if (wanted.has('relay')) tell(await relayToDirect(place, bus, kind, rows));
+    if (wanted.has('inbox')) tell(await inboxToTransaction(place, bus, kind, 3_000));
   }
 } finally {
   await pool.end();
