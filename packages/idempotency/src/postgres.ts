@@ -117,16 +117,17 @@ function noop(): void {}
  */
 function claimText(table: string, returning = ''): string {
   return `INSERT INTO ${table} AS t (id, scope, message, done, ends_at)
-    SELECT $1::bytea, $2::text, $3::text, true, clock_timestamp() + $4::float8 * interval '1 millisecond'
+    SELECT decode($1::text, 'hex'), $2::text, $3::text, true, clock_timestamp() + $4::float8 * interval '1 millisecond'
       WHERE pg_try_advisory_xact_lock($5::bigint)
         AND set_config('idle_in_transaction_session_timeout', $6::text, true) <> ''
     ON CONFLICT (id) DO UPDATE SET token = NULL, done = true, ends_at = excluded.ends_at
       WHERE t.ends_at <= clock_timestamp() ${returning}`;
 }
 
-function claimValues({ scope, key, lease, window }: Claim, id: Buffer): readonly (string | Buffer)[] {
+function claimValues({ scope, key, lease, window }: Claim, id: Buffer): readonly string[] {
   return [
-    id,
+    // Bytes do not arrive whole on libpq.
+    id.toString('hex'),
     readable(scope, 400),
     readable(key, 200),
     String(window),

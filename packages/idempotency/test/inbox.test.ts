@@ -405,8 +405,22 @@ it('goes on where connections forget what they prepared', async () => {
     const again = wanted("it's\\");
     expect(await inbox.run(again, async () => true)).toBe('ran');
     expect(await inbox.run(again, async () => true)).toBe('duplicate');
-    // Another inbox, as another process behind a pooler, finds its statement there.
-    expect(await postgresInbox(pool).run(wanted('b'), async () => true)).toBe('ran');
+  } finally {
+    await pool.end();
+    await broker.stop();
+  }
+}, 60_000);
+
+it('goes on where somebody else has prepared the same, as behind a pooler', async () => {
+  const broker = await brokerFor('postgres');
+  const pool = new pg.Pool({ connectionString: broker.url, max: 1 });
+  try {
+    const inbox = postgresInbox(pool);
+    await inbox.migrate();
+    await pool.query('PREPARE waybill_begin AS SELECT 1');
+    const wanted = { scope: randomUUID(), key: 'a', lease, window: 60_000 };
+    expect(await inbox.run(wanted, async () => true)).toBe('ran');
+    expect(await inbox.run(wanted, async () => true)).toBe('duplicate');
   } finally {
     await pool.end();
     await broker.stop();

@@ -165,6 +165,19 @@ describe('outbox with a partition for each day', () => {
     cleanups.push(() => one.end());
     return one;
   };
+  /** Connections on which attaching a partition takes so long, and holds its locks meanwhile. */
+  const slowToAttach = async (seconds: number): Promise<pg.Pool> => {
+    const { table } = rig;
+    await rig.query(
+      `CREATE FUNCTION ${table}_slow() RETURNS event_trigger LANGUAGE plpgsql AS
+        $$ BEGIN IF current_setting('application_name') = '${table}' THEN PERFORM pg_sleep(${seconds}); END IF; END $$`,
+    );
+    cleanups.push(() => rig.query(`DROP FUNCTION ${table}_slow CASCADE`));
+    await rig.query(
+      `CREATE EVENT TRIGGER ${table}_slow ON ddl_command_end WHEN TAG IN ('ALTER TABLE') EXECUTE FUNCTION ${table}_slow()`,
+    );
+    return poolWith({ application_name: table });
+  };
   /** Logged in as that role, not merely acting as it. */
   const poolOf = (role: string): pg.Pool => {
     const url = new URL(server.url);
@@ -243,20 +256,27 @@ describe('outbox with a partition for each day', () => {
     expect(heard).toHaveLength(1);
   });
 
+  it('fails no publish while it makes the partition of today', async () => {
+    await rig.query(`DROP TABLE ${partition(0)}`);
+    // Less than a change may take, and longer than a publish takes to run into it.
+    const theirs = await slowToAttach(0.3);
+    let made = false;
+    const making = maintain(undefined, pgDatabase(theirs)).finally(() => {
+      made = true;
+    });
+    const sleeping = (): Promise<readonly unknown[]> =>
+      rig.query(`SELECT FROM pg_stat_activity WHERE application_name = '${rig.table}' AND wait_event = 'PgSleep'`);
+    await until(async () => expect(made || (await sleeping()).length > 0).toBe(true));
+    await publish([{ n: 0 }]);
+    expect(await countIn(rig.table)).toBe(1);
+    await making;
+  });
+
   it('takes no longer for a DEFAULT partition that is large, and cleans it', async () => {
     const { table } = rig;
     await rig.query(`DROP TABLE ${partition(0)}, ${partition(1)}`);
     await publish([{ n: 0 }, { n: 1 }]);
-    // As long as attaching holds its locks.
-    await rig.query(
-      `CREATE FUNCTION ${table}_slow() RETURNS event_trigger LANGUAGE plpgsql AS
-        $$ BEGIN IF current_setting('application_name') = '${table}' THEN PERFORM pg_sleep(3600); END IF; END $$`,
-    );
-    cleanups.push(() => rig.query(`DROP FUNCTION ${table}_slow CASCADE`));
-    await rig.query(
-      `CREATE EVENT TRIGGER ${table}_slow ON ddl_command_end WHEN TAG IN ('ALTER TABLE') EXECUTE FUNCTION ${table}_slow()`,
-    );
-    const theirs = poolWith({ application_name: table });
+    const theirs = await slowToAttach(3_600);
     const { heard, logger } = warnings();
     await relayOn({ keepSent: '1s', logger }, postgresOutbox(theirs, { table, partitions: 'day' }));
     await until(() =>

@@ -15,7 +15,11 @@ function factsOf(error: unknown): Facts {
 
 /** A table, a column, a schema or a function that is not there, by dialect. */
 function isMissing(dialect: Dialect, { code, errno, message }: Facts): boolean {
-  if (dialect === 'postgres') return code === '42P01' || code === '42703' || code === '3F000' || code === '42883';
+  if (dialect === 'postgres') {
+    // The last one is also that of an operator.
+    if (code === '42883') return typeof message === 'string' && message.startsWith('function ');
+    return code === '42P01' || code === '42703' || code === '3F000';
+  }
   if (dialect === 'mysql') return errno === 1146 || errno === 1054;
   return typeof message === 'string' && /^no such (table|column)|has no column named/.test(message);
 }

@@ -6,12 +6,9 @@ import { sqlError } from './errors.ts';
 export interface PgStatement {
   /** Its own for each text. */
   readonly name: string;
-  /** With `$1`, `$2` and so on. Says by itself of what types they are. */
+  /** With `$1`, `$2` and so on, which come as texts: it says by itself of what types they are. */
   readonly text: string;
 }
-
-/** A value as it travels: a text of whatever type, or bytes. */
-export type PgText = string | Buffer;
 
 export function pgStatement(text: string): PgStatement {
   return { name: `waybill_${hash('sha1', text, 'hex')}`, text };
@@ -35,12 +32,12 @@ export async function beginWith(
   pool: Pool,
   client: PoolClient,
   first: PgStatement,
-  values: readonly PgText[],
+  values: readonly string[],
 ): Promise<number> {
   const keeps = !forgetful.has(pool);
   try {
     if (keeps && prepared.get(client)?.has(first.name)) return await inOneTrip(client, first.name, values);
-    await client.query(keeps ? begin : begin.text);
+    await client.query(keeps ? { ...begin } : begin.text);
     const { rowCount } = await client.query({ ...(keeps ? first : { text: first.text }), values: [...values] });
     if (keeps && canGoTogether(client)) {
       prepared.set(client, (prepared.get(client) ?? new Set()).add(first.name));
@@ -56,13 +53,13 @@ export async function beginWith(
   return beginWith(pool, client, first, values);
 }
 
-/** Not on libpq, nor where pg sends ahead by itself and takes only queries of its own. */
+/** Not on libpq or on a socket that is not Node's, nor where pg sends ahead by itself and takes only queries of its own. */
 function canGoTogether(client: object): boolean {
   const { connection, pipeline } = client as { readonly connection?: Partial<Connection>; readonly pipeline?: boolean };
-  return pipeline !== true && typeof connection?.bind === 'function';
+  return pipeline !== true && typeof connection?.bind === 'function' && typeof connection.stream?.cork === 'function';
 }
 
-function inOneTrip(client: PoolClient, name: string, values: readonly PgText[]): Promise<number> {
+function inOneTrip(client: PoolClient, name: string, values: readonly string[]): Promise<number> {
   return new Promise((resolve, reject) => {
     client.query(
       new BeginAnd(name, values, (error, affected) => {
@@ -78,10 +75,10 @@ class BeginAnd implements Submittable {
   /** pg puts its own around it, to take the time. */
   callback: (error: Error | null, affected: number) => void;
   readonly #name: string;
-  readonly #values: readonly PgText[];
+  readonly #values: readonly string[];
   #affected = 0;
 
-  constructor(name: string, values: readonly PgText[], callback: (error: Error | null, affected: number) => void) {
+  constructor(name: string, values: readonly string[], callback: (error: Error | null, affected: number) => void) {
     this.#name = name;
     this.#values = values;
     this.callback = callback;

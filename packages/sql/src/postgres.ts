@@ -4,11 +4,11 @@ import { sqlError } from './errors.ts';
 import { unlessGivenUp } from './given-up.ts';
 import { ident } from './ident.ts';
 import { Loan } from './loan.ts';
-import { beginWith, type PgStatement, type PgText } from './pg-begin.ts';
+import { beginWith, type PgStatement } from './pg-begin.ts';
 import { guardPool, hangUp, keepAlive } from './pg-connections.ts';
 import type { SqlClient, SqlDatabase, SqlResult, SqlRunner, SqlTransactions, SqlValue } from './sql.ts';
 
-export { type PgStatement, type PgText, pgStatement } from './pg-begin.ts';
+export { type PgStatement, pgStatement } from './pg-begin.ts';
 
 /** A client of `pg` with a transaction open, or what an inbox hands to its handler. A `Pool` does not fit. */
 export interface PgTx extends Pick<ClientBase, 'query'> {
@@ -21,12 +21,12 @@ export interface PgTransactions extends SqlTransactions<PgTx> {
   readonly maxConnections: number;
   readonly pool: Pool;
   /**
-   * A transaction whose `BEGIN` travels with a first statement in one message; `work` is given the number of rows that
-   * it inserted, changed or deleted.
+   * A transaction whose `BEGIN` travels with a first statement in one message, once a connection has prepared both;
+   * `work` is given the number of rows that it inserted, changed or deleted.
    */
   begin<T>(
     first: PgStatement,
-    values: readonly PgText[],
+    values: readonly string[],
     work: (tx: PgTx, affected: number, session: PgSession) => Promise<T>,
     signal?: AbortSignal,
   ): Promise<T>;

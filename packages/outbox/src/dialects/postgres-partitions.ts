@@ -4,7 +4,8 @@ import type { PartitionsMaintained, Tables } from '../statements.ts';
 
 /** Each costs every statement of a relay; what has none, because no relay ran for so long, is only cleaned more slowly. */
 const daysAhead = 3;
-const dayLength = 86_400_000;
+const hour = 3_600_000;
+const dayLength = 24 * hour;
 /**
  * For all of one change: its locks, behind which publishers wait, and what is read behind them. Shorter than the wait
  * after which PostgreSQL looks for deadlocks, so that it is never a publisher that fails by one.
@@ -64,13 +65,13 @@ export function dayPartitions({ outbox, companion }: Tables): DayPartitions {
   nameOf(dayOf(0));
   const isPartition = (day: string): string =>
     `EXISTS (SELECT FROM pg_inherits WHERE inhparent = ${literal('postgres', outbox)}::regclass
-      AND inhrelid = to_regclass(${literal('postgres', nameOf(day))}))`;
+      AND inhrelid = to_regclass(${literal('postgres', nameOf(day))}) AND NOT inhdetachpending)`;
   // By the partition's name and ordered as its indexes are, so that no outdated statistics make it read all that was sent.
   const unsent = (day: string): string => `coalesce(
     (SELECT id FROM ${nameOf(day)} WHERE sent_at IS NULL AND dead_at IS NULL ORDER BY dead_at, id LIMIT 1),
     (SELECT id FROM ${nameOf(day)} WHERE dead_at IS NOT NULL ORDER BY id LIMIT 1)) IS NOT NULL`;
 
-  async function make(db: SqlDatabase, owner: Owner, day: string): Promise<string | undefined> {
+  async function make(db: SqlDatabase, owner: Owner, day: string, soon: boolean): Promise<string | undefined> {
     // Mostly spares publishers an attempt in vain: attaching reads all of DEFAULT, and locks out who writes there.
     const { rows } = await db.run(
       `SELECT (SELECT written_at FROM ${defaultPartition} ORDER BY id DESC LIMIT 1) >= ${beginOf(day)} AS taken`,
@@ -79,9 +80,10 @@ export function dayPartitions({ outbox, companion }: Tables): DayPartitions {
     await db.run(
       asOwner(
         owner,
-        // Attaching takes this lock anyway, and lets publishers go on; PARTITION OF would lock them out. Its identity and
-        // its indexes come with the attaching.
-        `LOCK TABLE ONLY ${outbox} IN SHARE UPDATE EXCLUSIVE MODE;
+        // Attaching takes the weaker lock anyway, which lets publishers go on; PARTITION OF would lock them out. Of a day
+        // that has come they have to wait: one that is on its way to DEFAULT would find that it may not go there any
+        // more, and fail. Identity and indexes come with the attaching.
+        `LOCK TABLE ONLY ${outbox} IN ${soon ? 'SHARE ROW EXCLUSIVE' : 'SHARE UPDATE EXCLUSIVE'} MODE;
         IF NOT ${isPartition(day)} THEN
           CREATE TABLE ${nameOf(day)} (LIKE ${outbox} INCLUDING ALL EXCLUDING IDENTITY EXCLUDING INDEXES);
           ALTER TABLE ${outbox} ATTACH PARTITION ${nameOf(day)} FOR VALUES FROM (${beginOf(day)}) TO (${endOf(day)});
@@ -121,7 +123,7 @@ export function dayPartitions({ outbox, companion }: Tables): DayPartitions {
           CASE WHEN current_setting('server_version_num')::int < 160000 THEN 'MEMBER' ELSE 'SET' END) AS owned,
         (extract(epoch FROM now()) * 1000)::float8 AS now
       FROM pg_class o LEFT JOIN (pg_inherits i JOIN pg_class p ON p.oid = i.inhrelid)
-        ON i.inhparent = o.oid AND left(p.relname, -9) = o.relname AND right(p.relname, 9) ~ '^_[0-9]{8}$'
+        ON i.inhparent = o.oid AND NOT i.inhdetachpending AND left(p.relname, -9) = o.relname AND right(p.relname, 9) ~ '^_[0-9]{8}$'
       WHERE o.oid = to_regclass(${literal('postgres', outbox)}) ORDER BY day`,
     );
     const facts = rows[0];
@@ -146,7 +148,7 @@ export function dayPartitions({ outbox, companion }: Tables): DayPartitions {
     }
     const ahead = Array.from({ length: daysAhead + 1 }, (_, at) => dayOf(now + at * dayLength));
     const missing = ahead.filter((day) => !days.includes(day));
-    const unmade = await inTurn(missing, (day) => make(db, owner, day));
+    const unmade = await inTurn(missing, (day) => make(db, owner, day, day <= dayOf(now + hour)));
     const due = age === undefined ? [] : days.filter((day) => day <= dayOf(now - age - dayLength));
     const left = await inTurn(due, (day) => remove(db, owner, day));
     // What is in the way may be gone tomorrow, when that is soon enough.
@@ -177,6 +179,8 @@ function asOwner({ role, schema }: Owner, change: string): string {
   return [
     'SET TRANSACTION ISOLATION LEVEL READ COMMITTED',
     `SET LOCAL statement_timeout = ${longest}`,
+    // The time-out does not cover the commit, which holds the locks. Lost in a fail-over, it is only done again.
+    'SET LOCAL synchronous_commit = local',
     `SET LOCAL ROLE ${role}`,
     // Names would be looked up as the owner does.
     `SET LOCAL search_path TO ${schema}`,
