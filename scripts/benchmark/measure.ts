@@ -51,10 +51,12 @@ export async function byTurns(
   await plain();
   await other();
   const ratios: number[] = [];
+  let before = await plain();
   for (let round = 0; round < rounds; round++) {
-    const before = await plain();
     const between = await other();
-    ratios.push(between / ((before + (await plain())) / 2));
+    const after = await plain();
+    ratios.push(between / ((before + after) / 2));
+    before = after;
   }
   return ratios;
 }

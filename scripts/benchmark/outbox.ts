@@ -98,21 +98,18 @@ export async function fullToEmpty({ pool, rounds }: Place, bus: Bus, rows: numbe
     [TOPIC, Buffer.from(JSON.stringify(data))],
   );
   const relayed = async (outbox: Outbox<PgTx>, table: string): Promise<number> => {
+    // What the other's turn has written to disk later is not this one's to pay for.
+    await pool.query('CHECKPOINT');
     await fill(pool, outbox, rows, table);
     return rate(rows, () => relayAll(pool, outbox, bus, table));
   };
   const ratios = await byTurns(
     rounds,
     async () => {
-      // What the other's turn has written to disk later is not this one's to pay for.
-      await pool.query('CHECKPOINT');
       await pool.query(`TRUNCATE ${TABLE}`);
       return relayed(emptyOne, TABLE);
     },
-    async () => {
-      await pool.query('CHECKPOINT');
-      return relayed(fullOne, full);
-    },
+    () => relayed(fullOne, full),
   );
   await pool.query(`TRUNCATE ${TABLE}, ${full}`);
   await bus.removeGroup(TOPIC, 'benchmark');

@@ -24,8 +24,6 @@ export const mysqlEnd = (ms: number): string => `${mysqlNow} + INTERVAL ${Math.r
 export function mysqlTable(database: SqlDatabase, table: string): ClaimTable {
   // Where a list names much of the table a server may read all of it instead, and lock, and wait for, rows of others.
   const byId = `${table} FORCE INDEX (PRIMARY)`;
-  // Without an alias: that would be looked for in a default database.
-  const deleted = `DELETE ${table} FROM ${byId}`;
   const run = (text: string, values: readonly SqlValue[] = []) => again('mysql', () => database.run(text, values));
   const list = (items: readonly unknown[]): string => items.map(() => '?').join(', ');
   /** Tokens are of one claim each: two lists pick the pairs. */
@@ -86,7 +84,8 @@ export function mysqlTable(database: SqlDatabase, table: string): ClaimTable {
     renew: (items) => update(items, (item) => item.claim.lease, 0),
     async release(items) {
       const { where, values } = held(inOrder(items));
-      await run(`${deleted} WHERE ${where}0`, values);
+      // Without an alias: that would be looked for in a default database.
+      await run(`DELETE ${table} FROM ${byId} WHERE ${where}0`, values);
     },
     async clean(most) {
       // An unfinished claim may be its holder's still, a moment after its lease, as long as nobody wants it.

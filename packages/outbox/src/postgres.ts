@@ -19,7 +19,7 @@ export interface PostgresOutboxOptions<Tx> extends OutboxOptions<Tx> {
   /**
    * `day`: the table has a partition for each UTC day. When that ended more than `keepSent` ago and all of it was sent,
    * it is dropped as a whole instead of row by row. Relays make and drop partitions, so their role has to be a member of
-   * the one that owns the table; once an hour a publish may wait half a second for that. A table keeps the form in which
+   * the one that owns the table; for each that is due a publish may wait half a second. A table keeps the form in which
    * `migrate` made it, and its name has at most 54 bytes. Default: no partitions.
    */
   readonly partitions?: 'day';

@@ -9,6 +9,15 @@ import {
   PublishError,
   type SendResult,
 } from '@waybill/core';
+import type { RelayOptions } from '../src/types.ts';
+
+/** Short times, so that a test need not wait long. */
+export const quick: RelayOptions = {
+  pollInterval: 100,
+  lease: '2s',
+  logger: false,
+  retryDelay: { initial: 20, max: 50 },
+};
 
 /** What a broker has stored, in its order. */
 export interface Stored {

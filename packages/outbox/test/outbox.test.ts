@@ -2,18 +2,10 @@ import { topic, WaybillError } from '@waybill/core';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
 import { z } from 'zod';
 import type { Relay, RelayOptions } from '../src/types.ts';
-import { away, refused, type TestBus, testBus } from './broker.ts';
+import { away, quick, refused, type TestBus, testBus } from './broker.ts';
 import { databaseNames, type Rig, type Server, startDatabase } from './databases.ts';
 
 vi.setConfig({ testTimeout: 60_000, hookTimeout: 60_000 });
-
-/** Short times, so that a test need not wait long. */
-const quick: RelayOptions = {
-  pollInterval: 100,
-  lease: '2s',
-  logger: false,
-  retryDelay: { initial: 20, max: 50 },
-};
 
 describe.each(databaseNames)('outbox on %s', (name) => {
   let server: Server;

@@ -7,17 +7,11 @@ import { postgresStatements } from '../src/dialects/postgres.ts';
 import { type PgTx, postgresOutbox } from '../src/postgres.ts';
 import type { PartitionsMaintained, Statements } from '../src/statements.ts';
 import type { Outbox, Relay, RelayOptions } from '../src/types.ts';
-import { refused, type TestBus, testBus } from './broker.ts';
+import { quick, refused, type TestBus, testBus } from './broker.ts';
 import { type Rig, type Server, startDatabase } from './databases.ts';
 
 vi.setConfig({ testTimeout: 60_000, hookTimeout: 60_000 });
 
-const quick: RelayOptions = {
-  pollInterval: 100,
-  lease: '2s',
-  logger: false,
-  retryDelay: { initial: 20, max: 50 },
-};
 const hour = 3_600_000;
 const dayLength = 24 * hour;
 
